@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+# Copyright Contributors to the pyro_groupprior project.
+#
+# Every target sets up what it needs in .venv; python3 (3.10 or newer), git and make suffice.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+INSTALLED_FROM := setup.cfg pyproject.toml constraints.txt
+# Folders may not exist yet.
+SOURCES := $(wildcard pyro_groupprior tests tutorials benchmarks conftest.py)
+# A benchmark by name, `make bench NAME=collapse`; without one, every file there that is a script.
+NAME ?= $(patsubst benchmarks/%.py,%,$(shell grep -ls '^if __name__ ==' benchmarks/*.py))
+
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help test lint format demo bench clean
+
+help:
+	@echo "make test     lint, types, tests and doctests"
+	@echo "make lint     ruff and mypy only"
+	@echo "make format   let ruff rewrite the files"
+	@echo "make demo     run the demo, python -m tutorials.demo"
+	@echo "make bench    run the benchmarks, --quick (one: NAME=...; in full: BENCH_FLAGS=)"
+	@echo "make clean    remove the environment, caches and outputs"
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra: installed again only when one of the files named changes.
+$(VENV)/installed-%: $(INSTALLED_FROM) | $(BIN)/pip
+	$(PIP) install --quiet -c constraints.txt -e ".[$*]"
+	@touch $@
+
+$(VENV)/installed-bench: $(INSTALLED_FROM) $(wildcard benchmarks/requirements.txt) | $(BIN)/pip
+	$(PIP) install --quiet -c constraints.txt -e ".[demo]" \
+		$(if $(wildcard benchmarks/requirements.txt),-r benchmarks/requirements.txt)
+	@touch $@
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+demo: $(VENV)/installed-demo
+	$(BIN)/python -m tutorials.demo
+
+BENCH_FLAGS ?= --quick
+bench: $(VENV)/installed-bench
+	@set -e; for name in $(NAME); do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name $(BENCH_FLAGS); \
+	done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,72 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The two nets that the timing benchmarks share."""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+#: Number of classes both nets predict.
+NUM_CLASSES = 10
+
+
+def mlp(activation: str = "tanh") -> nn.Sequential:
+    """Build the MLP 10-50-50-10 (3,610 weights in 6 tensors).
+
+    :param str activation: ``"tanh"`` or ``"relu"``.
+    :return: A net from inputs of shape ``[B, 10]`` to logits of shape ``[B, 10]``.
+    :raises KeyError: If the activation is neither of the two.
+    """
+    unit = {"tanh": nn.Tanh, "relu": nn.ReLU}[activation]
+    return nn.Sequential(
+        nn.Linear(10, 50), unit(), nn.Linear(50, 50), unit(), nn.Linear(50, NUM_CLASSES)
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with batch norm, added to a (projected) shortcut.
+
+    :param int channels_in: Number of input channels.
+    :param int channels_out: Number of output channels.
+    :param int stride: Stride of the first convolution.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels_out)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels_out:
+            self.shortcut = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images of shape ``[B, C_in, H, W]`` to ``[B, C_out, H / stride, W / stride]``."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet8(nn.Module):
+    """A CIFAR-style ResNet-8 of widths 16-32-64: 77,370 weights in 11 tensors.
+
+    Batch-norm parameters (448 numbers) come on top; every competitor keeps them as points.
+
+    He, Zhang, Ren, Sun (2016), "Deep residual learning for image recognition", section 4.2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(16)
+        self.block1 = ResidualBlock(16, 16, stride=1)
+        self.block2 = ResidualBlock(16, 32, stride=2)
+        self.block3 = ResidualBlock(32, 64, stride=2)
+        self.head = nn.Linear(64, NUM_CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images of shape ``[B, 3, 32, 32]`` to logits of shape ``[B, 10]``."""
+        out = F.relu(self.bn(self.conv(x)))
+        out = self.block3(self.block2(self.block1(out)))
+        return self.head(out.mean((-2, -1)))

@@ -1,0 +1,350 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The value type that says which group(s) each weight belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Assignment:
+    """
+    Which group, or groups, each of ``W`` weights belongs to. Immutable; compares by value.
+
+    A *hard* assignment gives every weight one group. A *soft* one gives every weight ``k``
+    candidate groups and responsibilities that sum to one.
+
+    Example::
+
+        >>> hard = Assignment(torch.tensor([0, 0, 1, 2]))
+        >>> hard.num_groups, hard.sizes().tolist()
+        (3, [2.0, 1.0, 1.0])
+        >>> shares = torch.tensor([[0.8, 0.2], [1.0, 0.0]])
+        >>> soft = Assignment(torch.tensor([[0, 1], [1, 0]]), responsibilities=shares)
+        >>> round(soft.churn(soft.hard()), 2)
+        0.1
+
+    :param Tensor index: integer group indices, shape ``[W]`` (hard) or ``[W, k]`` (soft); stored
+        as int32, so that 25 million weights cost 100 MB.
+    :param int num_groups: the number of groups ``G``; default: the largest index plus one. Groups
+        may be empty.
+    :param Tensor responsibilities: for a soft assignment, shape ``[W, k]``, non-negative, every
+        row summing to one (within 1e-4).
+    :raises TypeError: if ``index`` is not an integer tensor or ``responsibilities`` not a
+        floating-point one.
+    :raises ValueError: if a shape, an index or a row of responsibilities is out of bounds.
+    """
+
+    __slots__ = ("_index", "_num_groups", "_responsibilities")
+
+    def __init__(
+        self,
+        index: Tensor,
+        num_groups: int | None = None,
+        responsibilities: Tensor | None = None,
+    ) -> None:
+        index = torch.as_tensor(index)
+        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise TypeError(f"index: expected an integer tensor, got {index.dtype}")
+        _check_shapes(index, responsibilities)
+        largest = int(index.max())
+        if num_groups is None:
+            num_groups = largest + 1
+        if int(index.min()) < 0 or largest >= num_groups:
+            bad = int(index.min()) if int(index.min()) < 0 else largest
+            raise ValueError(f"index: expected values in [0, {num_groups}), got {bad}")
+        if responsibilities is not None:
+            _check_responsibilities(responsibilities)
+        # Copied, so that writing to the caller's tensors later cannot change the value.
+        self._index = index.detach().to(torch.int32, copy=True)
+        self._num_groups = int(num_groups)
+        self._responsibilities = (
+            None if responsibilities is None else responsibilities.detach().clone()
+        )
+
+    @classmethod
+    def _trusted(
+        cls, index: Tensor, num_groups: int, responsibilities: Tensor | None
+    ) -> Assignment:
+        """Wrap tensors that are known to be valid, without a copy or a check."""
+        self = object.__new__(cls)
+        self._index, self._num_groups, self._responsibilities = index, num_groups, responsibilities
+        return self
+
+    @classmethod
+    def from_dense(cls, responsibilities: Tensor, top_k: int | None = None) -> Assignment:
+        """
+        A soft assignment from a full matrix of responsibilities, for example the output of a
+        mixture's ``predict_proba``.
+
+        Example::
+
+            >>> Assignment.from_dense(torch.tensor([[0.6, 0.3, 0.1]]), top_k=2).index.tolist()
+            [[0, 1]]
+
+        :param Tensor responsibilities: shape ``[W, G]``, every row summing to one.
+        :param int top_k: keep this many largest entries of a row and renormalise; default: all.
+        :raises ValueError: if a row does not sum to one, or ``top_k`` is not in ``[1, G]``.
+        """
+        responsibilities = torch.as_tensor(responsibilities)
+        if responsibilities.dim() != 2:
+            raise ValueError(
+                f"responsibilities: expected shape [W, G], got {tuple(responsibilities.shape)}"
+            )
+        num_groups = responsibilities.shape[1]
+        top_k = num_groups if top_k is None else top_k
+        if not 1 <= top_k <= num_groups:
+            raise ValueError(f"top_k: expected a value in [1, {num_groups}], got {top_k}")
+        _check_responsibilities(responsibilities)
+        kept, index = responsibilities.topk(top_k, dim=1)
+        return cls(index, num_groups, kept / kept.sum(1, keepdim=True))
+
+    @property
+    def index(self) -> Tensor:
+        """Group indices, int32, shape ``[W]`` (hard) or ``[W, k]`` (soft)."""
+        return self._index
+
+    @property
+    def responsibilities(self) -> Tensor | None:
+        """Shape ``[W, k]``, or None for a hard assignment."""
+        return self._responsibilities
+
+    @property
+    def num_groups(self) -> int:
+        """The number of groups ``G``, empty ones included."""
+        return self._num_groups
+
+    @property
+    def num_weights(self) -> int:
+        """The number of weights ``W``."""
+        return self._index.shape[0]
+
+    @property
+    def is_soft(self) -> bool:
+        """Whether weights may belong to several groups."""
+        return self._responsibilities is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the indices live."""
+        return self._index.device
+
+    def sizes(self) -> Tensor:
+        """
+        The number of weights in each group (soft: the sum of responsibilities), shape ``[G]``,
+        float64.
+        """
+        weights = None
+        if self._responsibilities is not None:
+            weights = self._responsibilities.reshape(-1).double()
+        counts = torch.bincount(self._index.reshape(-1), weights, minlength=self._num_groups)
+        return counts.double()
+
+    def hard(self) -> Assignment:
+        """Every weight in its most probable group; a hard assignment returns itself."""
+        if self._responsibilities is None:
+            return self
+        # Ties go to the lowest group, not to the first slot, so that the order of slots is moot.
+        best = self._responsibilities.max(1, keepdim=True).values
+        index = self._index.masked_fill(self._responsibilities < best, self._num_groups).amin(1)
+        return Assignment._trusted(index, self._num_groups, None)
+
+    def dense(self) -> Tensor:
+        """The full matrix of responsibilities, shape ``[W, G]``: for small nets only."""
+        index = self._index.long().reshape(self.num_weights, -1)
+        values = self._responsibilities
+        if values is None:
+            values = torch.ones(index.shape, device=self.device)
+        full = values.new_zeros(self.num_weights, self._num_groups)
+        return full.scatter_add_(1, index, values)
+
+    def churn(self, other: Assignment) -> float:
+        """
+        The share of the weights that are grouped differently in ``other``: between hard
+        assignments the share of unequal indices, otherwise the mean total variation distance
+        between the two rows of responsibilities. Labels are compared as they stand.
+
+        :raises ValueError: if ``other`` is for another number of weights.
+        """
+        if other.num_weights != self.num_weights:
+            raise ValueError(f"other: expected {self.num_weights} weights, got {other.num_weights}")
+        if self.num_weights == 0:
+            return 0.0
+        other = other.to(self.device)
+        if not self.is_soft and not other.is_soft:
+            return float((self._index != other._index).double().mean())
+        # Signed sparse rows: sum over the few slots that hold each group, never a W x G matrix.
+        index = torch.cat([_rows(self)[0], _rows(other)[0]], 1)
+        signed = torch.cat([_rows(self)[1], -_rows(other)[1]], 1)
+        order = index.argsort(1)
+        index, signed = index.gather(1, order), signed.gather(1, order)
+        starts = torch.ones_like(index, dtype=torch.long)
+        starts[:, 1:] = (index[:, 1:] != index[:, :-1]).long()
+        difference = torch.zeros_like(signed).scatter_add_(1, starts.cumsum(1) - 1, signed)
+        return float(0.5 * difference.abs().sum(1).mean())
+
+    def relabel(self, labels: Tensor, num_groups: int | None = None) -> Assignment:
+        """
+        Rename, permute or merge groups.
+
+        Example::
+
+            >>> Assignment(torch.tensor([0, 1, 2])).relabel(torch.tensor([1, 0, 0])).index.tolist()
+            [1, 0, 0]
+
+        :param Tensor labels: shape ``[G]``: the new label of each present group.
+        :param int num_groups: the new number of groups; default: the largest label plus one.
+        :raises ValueError: if ``labels`` does not name a group for each present one.
+        """
+        labels = torch.as_tensor(labels, device=self.device)
+        if labels.shape != (self._num_groups,):
+            raise ValueError(
+                f"labels: expected shape [{self._num_groups}], one label for each group, "
+                f"got {tuple(labels.shape)}"
+            )
+        return Assignment(labels[self._index], num_groups, self._responsibilities)
+
+    def to(self, device: torch.device | str) -> Assignment:
+        """The same assignment on another device; itself, if it is there already."""
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        moved = None if self._responsibilities is None else self._responsibilities.to(device)
+        return Assignment._trusted(self._index.to(device), self._num_groups, moved)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Assignment):
+            return NotImplemented
+        if (self._num_groups, self._index.shape, self.is_soft) != (
+            other._num_groups,
+            other._index.shape,
+            other.is_soft,
+        ):
+            return False
+        other = other.to(self.device)
+        if not torch.equal(self._index, other._index):
+            return False
+        if self._responsibilities is None or other._responsibilities is None:
+            return True
+        return torch.equal(self._responsibilities, other._responsibilities)
+
+    # A value type over tensors has no cheap hash; say so instead of hashing by identity.
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        kind = f"soft, top {self._index.shape[1]}" if self.is_soft else "hard"
+        return f"Assignment({kind}, num_weights={self.num_weights}, num_groups={self.num_groups})"
+
+
+class AssignmentBuffer(nn.Module):
+    """
+    Keeps an :class:`Assignment` as registered buffers of a model, so that ``state_dict``,
+    ``.to(device)`` and distributed wrappers carry it. The ``regroup`` handler's ``commit``
+    writes here.
+
+    Example::
+
+        >>> buffer = AssignmentBuffer(Assignment(torch.tensor([0, 1, 1])))
+        >>> buffer.assignment = Assignment(torch.tensor([0, 0, 0]))
+        >>> buffer.assignment.num_groups
+        1
+
+    :param Assignment assignment: the first grouping.
+    """
+
+    index: Tensor
+    responsibilities: Tensor
+    num_groups: Tensor
+
+    def __init__(self, assignment: Assignment) -> None:
+        super().__init__()
+        for name in ("index", "responsibilities", "num_groups"):
+            self.register_buffer(name, torch.empty(0))
+        self._write(assignment)
+        # A saved grouping may have another width or another number of groups than this one.
+        self.register_load_state_dict_pre_hook(_resize_before_load)
+
+    @property
+    def assignment(self) -> Assignment:
+        """The present grouping; setting one for another number of weights raises ValueError."""
+        cached = self.__dict__.get("_cached")
+        # The buffers may have been replaced by `.to(device)` or by loading a state dict.
+        if cached is None or cached[0] is not self.index or cached[1] != self.index._version:
+            soft = self.responsibilities if self.responsibilities.numel() else None
+            value = Assignment._trusted(self.index, int(self.num_groups), soft)
+            cached = self.__dict__["_cached"] = (self.index, self.index._version, value)
+        return cached[2]
+
+    @assignment.setter
+    def assignment(self, assignment: Assignment) -> None:
+        if assignment.num_weights != self.index.shape[0]:
+            raise ValueError(
+                f"assignment: expected one for {self.index.shape[0]} weights, "
+                f"got one for {assignment.num_weights}"
+            )
+        self._write(assignment.to(self.index.device))
+
+    def _write(self, assignment: Assignment) -> None:
+        soft = assignment.responsibilities
+        self.index = assignment.index
+        self.responsibilities = torch.empty(0, device=assignment.device) if soft is None else soft
+        self.num_groups = torch.tensor(assignment.num_groups)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The cache holds a second reference to the buffers, which a copy must not share.
+        return {key: value for key, value in self.__dict__.items() if key != "_cached"}
+
+    def extra_repr(self) -> str:
+        return repr(self.assignment)
+
+
+def _rows(assignment: Assignment) -> tuple[Tensor, Tensor]:
+    index = assignment.index.reshape(assignment.num_weights, -1)
+    values = assignment.responsibilities
+    return index, torch.ones(index.shape, device=index.device) if values is None else values
+
+
+def _check_shapes(index: Tensor, responsibilities: Tensor | None) -> None:
+    dims = 1 if responsibilities is None else 2
+    shape = "[W]" if responsibilities is None else "[W, k], as responsibilities are given"
+    if index.dim() != dims:
+        raise ValueError(f"index: expected shape {shape}, got {tuple(index.shape)}")
+    if index.numel() == 0:
+        raise ValueError("index: expected at least one weight, got none")
+    if responsibilities is not None and responsibilities.shape != index.shape:
+        raise ValueError(
+            f"responsibilities: expected the shape of index {tuple(index.shape)}, "
+            f"got {tuple(responsibilities.shape)}"
+        )
+
+
+def _check_responsibilities(responsibilities: Tensor) -> None:
+    if not responsibilities.is_floating_point():
+        raise TypeError(
+            f"responsibilities: expected a floating-point tensor, got {responsibilities.dtype}"
+        )
+    if not bool((responsibilities >= 0).all()):
+        raise ValueError("responsibilities: expected non-negative numbers, got negative or NaN")
+    worst = (responsibilities.double().sum(1) - 1).abs()
+    if bool((worst > 1e-4).any()):
+        row = int(worst.argmax())
+        raise ValueError(
+            f"responsibilities: expected rows that sum to 1, got {responsibilities[row].sum():.6g} "
+            f"in row {row}"
+        )
+
+
+def _resize_before_load(
+    module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any
+) -> None:
+    assert isinstance(module, AssignmentBuffer)
+    for name in ("index", "responsibilities", "num_groups"):
+        saved, own = state.get(prefix + name), getattr(module, name)
+        if saved is None or (name == "index" and saved.shape[:1] != own.shape[:1]):
+            continue  # not there, or of another net: let torch report it
+        # Loading copies in place; a new buffer keeps assignments handed out before as they are.
+        setattr(module, name, torch.empty_like(saved, device=own.device))

@@ -1,0 +1,20 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Approximate posteriors."""
+
+from .base import ParameterMove, SiteGuide
+from .initialization import init_to_weights
+from .low_rank import AutoLowRank
+from .mean_field import AutoMeanField
+from .pyro_autoguides import posterior_draws, posterior_moments
+
+__all__ = [
+    "AutoLowRank",
+    "AutoMeanField",
+    "ParameterMove",
+    "SiteGuide",
+    "init_to_weights",
+    "posterior_draws",
+    "posterior_moments",
+]

@@ -1,0 +1,361 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The common part of the guides: one block of parameters for each latent site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import torch
+import torch.nn.functional as F
+from pyro.distributions import TorchDistribution, constraints
+from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.runtime import am_i_wrapped
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from ..primitives import expose_parameters
+from .initialization import init_to_weights
+
+
+class ParameterMove(NamedTuple):
+    """
+    How a regroup changed one parameter: row ``g`` of ``new`` came from row ``source[g]`` of
+    ``old``, or is fresh where that is -1.
+    """
+
+    old: nn.Parameter
+    new: nn.Parameter
+    source: Tensor
+
+
+@dataclass(frozen=True)
+class LatentSite:
+    """What a guide knows of one latent site of the model."""
+
+    name: str
+    support: constraints.Constraint
+    event_dim: int  # of the value
+    unconstrained_event_dim: int
+    plates: tuple[tuple[str, int], ...]  # name and (negative) dim, outermost first
+
+    @property
+    def key(self) -> str:
+        """The name in a form that torch takes for a parameter."""
+        return self.name.replace(".", "/")
+
+
+class SiteGuide(nn.Module):
+    """
+    Base of the guides that give every latent site of a model a factor of its own, with plain
+    ``nn.Parameter`` s: no global ParamStore is involved, and a copy is independent. Subclasses
+    say how the factor of a site looks.
+
+    The parameters exist once the guide has seen a batch: at its first call or by :meth:`setup`.
+
+    :param callable model: a Pyro model.
+    :param init_loc_fn: where to start; any of Pyro's initialisation strategies.
+    :param float init_scale: first posterior standard deviation, in units of the base scale for
+        weights, in the unconstrained space for all other sites. Small, since a posterior that
+        starts wide can collapse onto the prior before it has learned anything.
+    :raises TypeError: if the model is not callable.
+    :raises ValueError: if ``init_scale`` is not positive.
+
+    Set ``states_params`` to False where the optimizer already holds ``guide.parameters()`` and no
+    param sites are needed for :class:`pyro.infer.SVI` to find them; it saves time.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        init_loc_fn: Callable[..., Any] = init_to_weights,
+        init_scale: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"model: expected a callable, got {type(model).__name__}")
+        if not init_scale > 0:
+            raise ValueError(f"init_scale: expected a positive number, got {init_scale}")
+        self._model = (model,)  # in a tuple, so that it is no submodule
+        self.init_loc_fn = init_loc_fn
+        self.init_scale = init_scale
+        self.states_params = True
+        self.sites: tuple[LatentSite, ...] = ()
+        self.locs = nn.ParameterDict()
+        self.unconstrained_scales = nn.ParameterDict()
+        self.register_load_state_dict_pre_hook(_resize_before_load)
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model this guide is for."""
+        return self._model[0]
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the parameters exist."""
+        return bool(self.sites)
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Run the model once to learn its latent sites, and make the parameters. Nothing of the
+        model changes: it runs in evaluation mode, so that no batch statistics move.
+
+        :raises ValueError: if there are no latent sites, or a site is discrete or subsampled.
+        """
+        with torch.no_grad(), _evaluation_mode(self.model), poutine.block():
+            first = InitMessenger(self.init_loc_fn)(self.model)
+            trace = poutine.trace(first).get_trace(*args, **kwargs)
+        nodes = [
+            (name, node)
+            for name, node in trace.iter_stochastic_nodes()
+            if type(node["fn"]).__name__ != "_Subsample"
+        ]
+        if not nodes:
+            raise ValueError("model: expected latent sample sites, found none")
+        sites = tuple(_latent_site(name, node) for name, node in nodes)
+        for site, (_, node) in zip(sites, nodes, strict=True):
+            self._add_site(site, node)
+        self.sites = sites
+
+    def _add_site(self, site: LatentSite, node: Mapping[str, Any]) -> None:
+        """Make the parameters of one site, from its node in the prototype trace."""
+        loc = biject_to(site.support).inv(node["value"]).detach().clone()
+        unit = (node["infer"] or {}).get("base_scale")
+        scale = torch.full_like(loc, self.init_scale)
+        if unit is not None:
+            scale = scale * unit
+        self.locs[site.key] = nn.Parameter(loc)
+        self.unconstrained_scales[site.key] = nn.Parameter(_inverse_softplus(scale))
+
+    def site(self, name: str) -> LatentSite:
+        """
+        A latent site by its name.
+
+        :raises KeyError: if there is none of that name.
+        """
+        for site in self.sites:
+            if site.name == name:
+                return site
+        raise KeyError(f"no latent site named {name!r}; there are {[s.name for s in self.sites]}")
+
+    def loc_scale(self, site: LatentSite) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation in the unconstrained space, of the site's shape."""
+        return self.locs[site.key], F.softplus(self.unconstrained_scales[site.key])
+
+    def factor(self, site: LatentSite, batch: tuple[int, ...] = ()) -> TorchDistribution:
+        """
+        The site's factor of the posterior.
+
+        :param batch: outer dimensions to draw in parallel.
+        """
+        loc, scale = self.loc_scale(site)
+        if batch:
+            loc, scale = loc.expand(batch + loc.shape), scale.expand(batch + scale.shape)
+        # Parameters made of softplus need no check at every step; the engine checks the loss.
+        if site.support is constraints.real:
+            return dist.Normal(loc, scale, validate_args=False).to_event(site.event_dim)
+        if site.support is constraints.positive:
+            return dist.LogNormal(loc, scale, validate_args=False).to_event(site.event_dim)
+        base = dist.Normal(loc, scale).to_event(site.unconstrained_event_dim)
+        return dist.TransformedDistribution(base, biject_to(site.support))
+
+    def infer_options(self, site: LatentSite) -> dict[str, Any]:
+        """The ``infer`` dictionary of the site's sample statement."""
+        return {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """
+        Draw every latent site once; arguments are the model's.
+
+        :return: values by site name.
+        """
+        if not self.sites:
+            self.setup(*args, **kwargs)
+        if self.states_params and am_i_wrapped():
+            expose_parameters(self, type(self).__name__)
+        values: dict[str, Tensor] = {}
+        position = 0
+        while position < len(self.sites):
+            plates = self.sites[position].plates
+            with ExitStack() as stack:
+                for name, dim in plates:
+                    stack.enter_context(pyro.plate(name, self._plate_size(position, dim), dim=dim))
+                # Neighbours in the same plates share one entry: a plate costs as much as a site.
+                while position < len(self.sites) and self.sites[position].plates == plates:
+                    site = self.sites[position]
+                    values[site.name] = pyro.sample(
+                        site.name, self.factor(site), infer=self.infer_options(site)
+                    )
+                    position += 1
+        return values
+
+    def _plate_size(self, position: int, dim: int) -> int:
+        # Read off the parameter, so that parameters of a proposed grouping bring their own size.
+        site = self.sites[position]
+        return self.locs[site.key].shape[dim - site.unconstrained_event_dim]
+
+    @torch.no_grad()
+    def draws(self, num_draws: int) -> dict[str, Tensor]:
+        """
+        Independent posterior draws of all latent sites, each of shape ``[num_draws, *site]``.
+        """
+        self._require_setup()
+        return {site.name: self.factor(site, (num_draws,)).sample() for site in self.sites}
+
+    @torch.no_grad()
+    def moments(self, name: str) -> tuple[Tensor, Tensor]:
+        """
+        Posterior mean and standard deviation of a real-valued site's elements.
+
+        :raises KeyError: if there is no such site.
+        """
+        self._require_setup()
+        fn = self.factor(self.site(name))
+        return fn.mean.clone(), fn.variance.sqrt()
+
+    @torch.no_grad()
+    def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Posterior medians by site name; arguments are ignored, as in Pyro's autoguides."""
+        self._require_setup()
+        return {site.name: biject_to(site.support)(self.locs[site.key]) for site in self.sites}
+
+    @torch.no_grad()
+    def quantiles(self, quantiles: Sequence[float], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """
+        Marginal posterior quantiles by site name, stacked along a new first dimension; for
+        elementwise supports.
+        """
+        self._require_setup()
+        result = {}
+        for site in self.sites:
+            loc, scale = self.loc_scale(site)
+            levels = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device)
+            standard = torch.special.ndtri(levels).reshape(-1, *[1] * loc.dim())
+            result[site.name] = biject_to(site.support)(loc + scale * standard)
+        return result
+
+    @torch.no_grad()
+    def regrouped(
+        self, name: str, source: Tensor, first: Mapping[str, Tensor]
+    ) -> dict[str, tuple[str, Tensor]]:
+        """
+        The group parameters' blocks for another grouping of the weights ``name``, without
+        touching the present ones.
+
+        :param Tensor source: shape ``[G_new]``: the old group that each new one continues, or -1.
+        :param first: start values, shape ``[G_new]``, by site name, for the groups that are new.
+        :return: new tensors by parameter name, each with the name of its site.
+        """
+        self._require_setup()
+        rows = source.clamp(min=0).to(torch.long)
+        result = {}
+        for site in self.sites:
+            if site.name not in (f"{name}_loc", f"{name}_scale"):
+                continue
+            start = biject_to(site.support).inv(first[site.name].to(self.locs[site.key]))
+            width = _inverse_softplus(torch.full_like(start, self.init_scale))
+            for block, values in (("locs", start), ("unconstrained_scales", width)):
+                old = getattr(self, block)[site.key]
+                on = source.to(old.device)
+                kept = old.detach()[rows.to(old.device)]
+                result[f"{block}.{site.key}"] = (site.name, torch.where(on < 0, values, kept))
+        return result
+
+    def regroup(
+        self, name: str, source: Tensor, first: Mapping[str, Tensor]
+    ) -> list[ParameterMove]:
+        """
+        Carry the group parameters over to another grouping; arguments as in :meth:`regrouped`.
+        Parameters keep their identity where the number of groups stays.
+
+        :return: what moved where, for the optimizer's state to follow.
+        """
+        moves = []
+        for path, (_, values) in self.regrouped(name, source, first).items():
+            block, _, key = path.partition(".")
+            parameters = getattr(self, block)
+            old = new = parameters[key]
+            if old.shape == values.shape:
+                with torch.no_grad():
+                    new.copy_(values)
+            else:
+                new = parameters[key] = nn.Parameter(values)
+            moves.append(ParameterMove(old, new, source))
+        return moves
+
+    def group_parameters(self) -> list[str]:
+        """Names, as in ``state_dict``, of the parameters with one row for each group."""
+        keys = [
+            site.key for site in self.sites if any(p.endswith("_groups") for p, _ in site.plates)
+        ]
+        return [f"{block}.{key}" for key in keys for block in ("locs", "unconstrained_scales")]
+
+    def _require_setup(self) -> None:
+        if not self.sites:
+            raise RuntimeError(
+                f"{type(self).__name__}: the guide has no parameters yet; call it, or setup(), "
+                "with a batch first"
+            )
+
+
+@contextmanager
+def _evaluation_mode(model: Any) -> Iterator[None]:
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    training = [module.training for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, flag in zip(modules, training, strict=True):
+            module.training = flag
+
+
+def _resize_before_load(guide: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
+    """A saved guide may have been for another number of groups."""
+    assert isinstance(guide, SiteGuide)
+    for name in guide.group_parameters():
+        saved, own = state.get(prefix + name), guide.get_parameter(name)
+        if saved is not None and saved.shape[1:] == own.shape[1:] and len(saved) != len(own):
+            block, _, key = name.partition(".")
+            getattr(guide, block)[key] = nn.Parameter(own.new_empty(saved.shape))
+
+
+def _latent_site(name: str, node: Mapping[str, Any]) -> LatentSite:
+    fn = node["fn"]
+    support = fn.support
+    if fn.has_enumerate_support or getattr(support, "is_discrete", False):
+        raise ValueError(
+            f"model: latent site {name!r} is discrete; marginalise it or use a guide for it"
+        )
+    frames = sorted(
+        (frame for frame in node["cond_indep_stack"] if frame.vectorized),
+        key=lambda frame: frame.dim,
+    )
+    for frame in frames:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            raise ValueError(
+                f"model: latent site {name!r} is local to the subsampled plate {frame.name!r}; "
+                "this guide is for global latents"
+            )
+    event_dim = fn.event_dim
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support not in (constraints.real, constraints.positive):
+        support = fn.support
+    shape = biject_to(support).inverse_shape(node["value"].shape)
+    unconstrained = event_dim + len(shape) - node["value"].dim()
+    plates = tuple((frame.name, frame.dim) for frame in frames)
+    return LatentSite(name, support, event_dim, unconstrained, plates)
+
+
+def _inverse_softplus(positive: Tensor) -> Tensor:
+    return positive + torch.log(-torch.expm1(-positive))

@@ -1,0 +1,57 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The mean-field guide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ..nn.noise import LOCAL_MOMENTS
+from .base import LatentSite, SiteGuide
+from .initialization import init_to_weights
+
+
+class AutoMeanField(SiteGuide):
+    """
+    A fully factorised normal posterior, log-normal on positive sites. Unlike Pyro's AutoNormal it
+    emits these distributions themselves, so that
+    :class:`~pyro_groupprior.GroupELBO` and :class:`~pyro.infer.TraceMeanField_ELBO` take the
+    weights' divergence from their group prior in closed form, given the group parameters; and it
+    starts from the net's own weights.
+
+    Example::
+
+        >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal())
+        >>> guide = AutoMeanField(model)
+        >>> guide.setup(torch.zeros(3, 2), torch.zeros(3, 1))
+        >>> mean, sd = guide.moments("weights")
+        >>> mean.shape
+        torch.Size([3])
+
+    :param callable model: a Pyro model.
+    :param init_loc_fn: where to start; any of Pyro's initialisation strategies.
+    :param float init_scale: first posterior standard deviation: in units of the base scale for
+        weights, in the unconstrained space for other sites.
+    :param bool local_reparam: let linear and convolutional layers of a
+        :class:`~pyro_groupprior.BayesianModule` draw noise for every row of data (see
+        :class:`~pyro_groupprior.nn.noise.LocalNoise`): much less gradient noise, for about twice
+        the time of these layers. Other layers go on with sampled weights.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        *,
+        init_loc_fn: Callable[..., Any] = init_to_weights,
+        init_scale: float = 0.1,
+        local_reparam: bool = False,
+    ) -> None:
+        super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
+        self.local_reparam = local_reparam
+
+    def infer_options(self, site: LatentSite) -> dict[str, Any]:
+        if self.local_reparam and site.name == getattr(self.model, "site", None):
+            return {LOCAL_MOMENTS: self.loc_scale(site)}
+        return {}

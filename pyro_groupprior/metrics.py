@@ -1,0 +1,102 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Scores of predictions against what was observed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import mean_squared_error
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+)
+
+from .predictive import Prediction
+
+
+def nll(prediction: Prediction, y: Tensor) -> float:
+    """
+    Mean negative log predictive density, in nats a row. For any likelihood; lower is better.
+
+    :param Tensor y: observations, ``N`` rows.
+    :raises ValueError: if they do not fit the prediction.
+    """
+    return float(-prediction.log_prob(y).mean())
+
+
+def rmse(prediction: Prediction, y: Tensor) -> float:
+    """
+    Root mean squared error of the predictive mean, in the units of ``y``.
+
+    :raises TypeError: for class labels.
+    """
+    mean, y = _real(prediction, y, "rmse")
+    return float(mean_squared_error(mean.reshape(-1), y.reshape(-1), squared=False))
+
+
+def coverage(prediction: Prediction, y: Tensor, level: float = 0.9) -> float:
+    """
+    Share of the observations inside the central predictive interval; ``level`` is ideal.
+
+    :param float level: probability of the interval, between 0 and 1.
+    :raises TypeError: for class labels.
+    :raises ValueError: if the level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
+    _, y = _real(prediction, y, "coverage")
+    low, high = prediction.quantiles([(1 - level) / 2, (1 + level) / 2])
+    return float(((y >= low) & (y <= high)).float().mean())
+
+
+def accuracy(prediction: Prediction, y: Tensor) -> float:
+    """
+    Share of the labels that have the largest predictive probability.
+
+    :raises TypeError: for a likelihood other than Categorical.
+    """
+    probs, y = _labels(prediction, y, "accuracy")
+    return float(multiclass_accuracy(probs, y, probs.shape[-1], average="micro"))
+
+
+def ece(prediction: Prediction, y: Tensor, num_bins: int = 15) -> float:
+    """
+    Expected calibration error (Naeini et al. 2015): the mean distance of confidence and accuracy
+    over bins of equal width; zero is ideal.
+
+    :raises TypeError: for a likelihood other than Categorical.
+    """
+    probs, y = _labels(prediction, y, "ece")
+    return float(multiclass_calibration_error(probs, y, probs.shape[-1], n_bins=num_bins))
+
+
+def brier(prediction: Prediction, y: Tensor) -> float:
+    """
+    Brier score: the mean squared distance of the predictive probabilities from the label's
+    one-hot vector, summed over classes; between 0 and 2.
+
+    :raises TypeError: for a likelihood other than Categorical.
+    """
+    probs, y = _labels(prediction, y, "brier")
+    hot = torch.nn.functional.one_hot(y, probs.shape[-1]).to(probs)
+    return float(mean_squared_error(probs, hot) * probs.shape[-1])
+
+
+def _real(prediction: Prediction, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    if prediction.is_categorical:
+        raise TypeError(f"{metric}: needs a prediction of numbers, got class labels")
+    likelihood = prediction.model.likelihood
+    assert likelihood is not None
+    return prediction.mean, likelihood.check(prediction.outputs[0], y)
+
+
+def _labels(prediction: Prediction, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    if not prediction.is_categorical:
+        raise TypeError(f"{metric}: needs a prediction of class labels")
+    likelihood = prediction.model.likelihood
+    assert likelihood is not None
+    y = likelihood.check(prediction.outputs[0], y)
+    probs = prediction.mean
+    return probs.reshape(-1, probs.shape[-1]), y.reshape(-1)

@@ -1,0 +1,77 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""When to regroup, by what strategy, and what becomes of the group parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .strategy import Cluster, Strategy
+
+HYPER = ("carry", "reset", "moments")
+
+
+class Regroup:
+    """
+    When the engine regroups, by what strategy, and what becomes of the group parameters.
+
+    Example::
+
+        >>> from sklearn.cluster import KMeans
+        >>> schedule = Regroup(KMeans(8), epochs=5, start=10)
+        >>> schedule.is_due(step=0, epoch=15, epoch_ended=True)
+        True
+
+    :param strategy: a :class:`Strategy`, or a scikit-learn clusterer, which is wrapped in
+        :class:`Cluster`.
+    :param int epochs: regroup after every so many epochs;
+    :param int steps: or after every so many steps. Exactly one of the two.
+    :param int start: not before this epoch (step).
+    :param int stop: not after this epoch (step); default: never stop.
+    :param str hyper: ``"carry"``: a group that continues an old one keeps its parameters'
+        posterior and optimizer state, a new one starts at its members' moments; ``"moments"``: all
+        start at their members' moments; ``"reset"``: all start anew at loc 0 and scale 1.
+    :raises TypeError: if the strategy is neither.
+    :raises ValueError: if not exactly one interval is given, or an option is out of range.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy | Any,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        hyper: str = "carry",
+    ) -> None:
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"epochs, steps: expected exactly one of them, got epochs={epochs}, steps={steps}"
+            )
+        every = epochs if steps is None else steps
+        if every is None or every < 1:
+            raise ValueError(f"epochs, steps: expected a positive number, got {every}")
+        if hyper not in HYPER:
+            raise ValueError(f"hyper: expected one of {HYPER}, got {hyper!r}")
+        self.strategy: Strategy = strategy if hasattr(strategy, "propose") else Cluster(strategy)
+        self.epochs, self.steps = epochs, steps
+        self.start, self.stop, self.hyper = start, stop, hyper
+
+    def is_due(self, *, step: int, epoch: int, epoch_ended: bool) -> bool:
+        """
+        Whether to regroup now.
+
+        :param int step: steps taken.
+        :param int epoch: epochs completed.
+        :param bool epoch_ended: whether the last step completed an epoch.
+        """
+        if self.epochs is not None:
+            now, every, ready = epoch, self.epochs, epoch_ended
+        else:
+            assert self.steps is not None
+            now, every, ready = step, self.steps, not epoch_ended
+        if not ready or now <= self.start or (self.stop is not None and now > self.stop):
+            return False
+        return (now - self.start) % every == 0

@@ -1,0 +1,95 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Batches: checked for NaN, moved to the model's device, and iterated so that a run can resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def check_batch(value: Any, where: str = "batch") -> None:
+    """
+    Refuse NaN and inf in a batch: they would poison every parameter at once.
+
+    :raises ValueError: naming the tensor and its first bad element.
+    """
+    if isinstance(value, Tensor):
+        # One sum is several times faster than a look at each element; only if it is not finite
+        # (which an overflow can cause too) look closer.
+        if not value.is_floating_point() or value.sum().isfinite():
+            return
+        finite = value.isfinite()
+        if not bool(finite.all()):
+            position = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                f"{where}: expected finite numbers, got {int((~finite).sum())} NaN or inf, "
+                f"the first at {position}"
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_batch(item, f"{where}[{key!r}]")
+    elif isinstance(value, (tuple, list)):
+        for number, item in enumerate(value):
+            check_batch(item, f"{where}[{number}]")
+
+
+def move_batch(value: Any, device: torch.device) -> Any:
+    """Tensors, in any nesting of lists, tuples and dictionaries, on another device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move_batch(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(move_batch(item, device) for item in value)
+    return value
+
+
+class ResumableBatches:
+    """
+    Passes over a loader that can be left and entered again in the middle of an epoch: the random
+    state at the epoch's start is kept, so that the same shuffling can be drawn again.
+
+    Exact for loaders that shuffle by torch's default generator or their own ``generator``.
+    """
+
+    def __init__(self) -> None:
+        self.position = 0
+        self.epoch_start: Tensor | None = None
+        self.loader_start: Tensor | None = None
+
+    def epoch(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """
+        The batches of one epoch, from the present position on.
+
+        :raises ValueError: if the loader gives no batch.
+        """
+        own = getattr(loader, "generator", None)
+        skip = self.position
+        now = torch.get_rng_state()
+        if skip and self.epoch_start is not None:
+            torch.set_rng_state(self.epoch_start)
+            if own is not None and self.loader_start is not None:
+                own.set_state(self.loader_start)
+        else:
+            self.epoch_start = now
+            self.loader_start = None if own is None else own.get_state()
+        batches = iter(loader)
+        for number in range(skip):
+            if next(batches, None) is None:
+                raise ValueError(
+                    f"loader: expected more than {number} batches, as the epoch that is resumed "
+                    f"stood at batch {skip}; is it the same loader?"
+                )
+        if skip:
+            torch.set_rng_state(now)
+        for batch in batches:
+            self.position += 1
+            yield batch
+        if self.position == 0:
+            raise ValueError("loader: expected at least one batch, got none")
+        self.position = 0

@@ -1,0 +1,112 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The grouped weight sites of a model, found by running it once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.poutine as poutine
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
+from torch import Tensor
+
+from ..assignment import Assignment, AssignmentBuffer
+from ..layout import Layout
+from ..nn import BayesianModule
+from ..regrouping import WeightPosterior, group_moments
+
+
+@dataclass(frozen=True)
+class GroupSite:
+    """
+    One group prior of a model.
+
+    :param str name: the weights' site.
+    :param source: where the model reads its assignment.
+    :param base_scale: of the weights, or None for 1.
+    :param bool centered: whether the weights themselves are latent.
+    :param layout: names and shapes, where the weights are a net's.
+    """
+
+    name: str
+    source: Assignment | AssignmentBuffer
+    base_scale: Tensor | float | None
+    centered: bool
+    layout: Layout | None
+
+    @property
+    def assignment(self) -> Assignment:
+        """The grouping in force."""
+        return self.source.assignment if isinstance(self.source, AssignmentBuffer) else self.source
+
+    def check_regroupable(self) -> None:
+        """
+        :raises ValueError: if the grouping cannot be rewritten.
+        """
+        if not isinstance(self.source, AssignmentBuffer):
+            raise ValueError(
+                f"regroup: the model holds the assignment of {self.name!r} as a constant; give "
+                "group_prior an AssignmentBuffer"
+            )
+        if not self.centered:
+            raise ValueError(
+                f"regroup: the weights {self.name!r} are not centred, so that a regroup would move "
+                "them; use centered=True"
+            )
+
+    def posterior(self, mean: Tensor, sd: Tensor) -> WeightPosterior:
+        """Bundle posterior moments with what else a strategy wants to know."""
+        base = torch.as_tensor(1.0 if self.base_scale is None else self.base_scale).to(mean)
+        return WeightPosterior(mean, sd, base.expand(mean.shape), self.assignment, self.layout)
+
+
+class _AssignRecorder(Messenger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: dict[str, Assignment | AssignmentBuffer] = {}
+
+    def _pyro_post_assign(self, msg: Message) -> None:
+        self.sources[msg["name"]] = msg["args"][0]
+
+
+@torch.no_grad()
+def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[str, GroupSite]:
+    """The group priors that a model states when run with these arguments, by name."""
+    with _AssignRecorder() as recorder:
+        trace = poutine.trace(model).get_trace(*args, **kwargs)
+    sites = {}
+    layouts = _layouts(model)
+    for name, source in recorder.sources.items():
+        node = trace.nodes[name]
+        sites[name] = GroupSite(
+            name,
+            source,
+            node["infer"].get("base_scale"),
+            not node["infer"].get("_deterministic", False) and not node["is_observed"],
+            layouts.get(name),
+        )
+    return sites
+
+
+def _layouts(model: Any) -> dict[str, Layout]:
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    return {m.site: m.layout for m in modules if isinstance(m, BayesianModule)}
+
+
+def group_start(
+    posterior: WeightPosterior, proposal: Assignment, hyper: str
+) -> tuple[Tensor, Tensor]:
+    """
+    Where group parameters without a predecessor start: ``loc`` and ``scale``, shape ``[G]``.
+
+    :param str hyper: ``"reset"`` for 0 and 1, else the moments of the members.
+    """
+    if hyper == "reset":
+        zeros = posterior.mean.new_zeros(proposal.num_groups)
+        return zeros, zeros + 1
+    return group_moments(posterior, proposal)

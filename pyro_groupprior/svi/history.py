@@ -1,0 +1,89 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What happened during training, as tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch: ``loss`` is the mean negative ELBO of its steps."""
+
+    epoch: int
+    step: int
+    phase: int
+    loss: float
+    learning_rate: float
+    kl_weight: float
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """
+    One regroup: ``churn`` is the share of the weights that changed group, after matching;
+    ``sizes``, ``locs`` and ``scales`` are those of the groups of the new phase at its start, the
+    latter two in units of the base scale (posterior medians).
+    """
+
+    name: str
+    phase: int
+    epoch: int
+    step: int
+    churn: float
+    num_groups: int
+    sizes: tuple[float, ...]
+    locs: tuple[float, ...]
+    scales: tuple[float, ...]
+
+
+@dataclass
+class History:
+    """
+    Losses by epoch and groups by phase.
+
+    Example::
+
+        >>> history = History()
+        >>> history.epochs.append(EpochRecord(1, 10, 0, 3.5, 0.01, 1.0))
+        >>> history.to_frame().loc[0, "loss"]
+        np.float64(3.5)
+    """
+
+    epochs: list[EpochRecord] = field(default_factory=list)
+    phases: list[PhaseRecord] = field(default_factory=list)
+
+    def to_frame(self, which: str = "epochs") -> pd.DataFrame:
+        """
+        The records as a table.
+
+        :param str which: ``"epochs"`` or ``"phases"``.
+        :raises ValueError: if it is neither.
+        """
+        import pandas as pd  # slow to import, and needed here only
+
+        if which not in ("epochs", "phases"):
+            raise ValueError(f'which: expected "epochs" or "phases", got {which!r}')
+        kind = EpochRecord if which == "epochs" else PhaseRecord
+        columns = [column.name for column in fields(kind)]
+        return pd.DataFrame([asdict(record) for record in getattr(self, which)], columns=columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> History:
+        """The inverse of :meth:`to_dict`."""
+        epochs = [EpochRecord(**record) for record in data["epochs"]]
+        phases = []
+        for record in data["phases"]:
+            values = {key: tuple(record[key]) for key in ("sizes", "locs", "scales")}
+            phases.append(PhaseRecord(**{**record, **values}))
+        return cls(epochs, phases)

@@ -1,0 +1,74 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""torch optimizers whose state follows parameters through a regroup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor, nn
+
+from ..guides.base import ParameterMove
+
+OptimizerFactory: TypeAlias = "Callable[[Iterable[Tensor]], torch.optim.Optimizer]"
+
+
+def make_optimizer(optim: Any, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """
+    An optimizer over all parameters together.
+
+    :param optim: a factory, such as ``functools.partial(torch.optim.Adam, lr=0.01)``, or one of
+        :mod:`pyro.optim` with a dictionary of options.
+    :raises TypeError: if it is neither.
+    """
+    if isinstance(optim, PyroOptim):
+        # Pyro makes one optimizer for each parameter, which costs more than the net's own step.
+        if not isinstance(optim.pt_optim_args, dict):
+            raise TypeError(
+                "optim: options by parameter name are not supported; give pyro.optim a dictionary"
+            )
+        return optim.pt_optim_constructor(parameters, **optim.pt_optim_args)
+    if isinstance(optim, torch.optim.Optimizer) or not callable(optim):
+        raise TypeError(
+            "optim: expected a factory such as functools.partial(torch.optim.Adam, lr=0.01), "
+            f"got {type(optim).__name__}"
+        )
+    optimizer = optim(parameters)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f"optim: expected a factory of a torch optimizer, it made {type(optimizer).__name__}"
+        )
+    return optimizer
+
+
+def move_state(optimizer: torch.optim.Optimizer, moves: Iterable[ParameterMove]) -> None:
+    """
+    Let the optimizer's state follow rows of parameters that a regroup moved: a moment estimate
+    goes where its parameter went, fresh rows start at zero, step counts stay.
+    """
+    for old, new, source in moves:
+        state = optimizer.state.pop(old, {})
+        moved = {
+            key: _rows(value, source) if _has_shape(value, old) else value
+            for key, value in state.items()
+        }
+        if moved:
+            optimizer.state[new] = moved
+        if old is not new:
+            for group in optimizer.param_groups:
+                group["params"] = [new if p is old else p for p in group["params"]]
+
+
+def _has_shape(value: Any, parameter: nn.Parameter) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 0 and value.shape == parameter.shape
+
+
+def _rows(value: Tensor, source: Tensor) -> Tensor:
+    source = source.to(value.device)
+    rows = value[source.clamp(min=0)]
+    fresh = (source < 0).reshape(-1, *[1] * (value.dim() - 1))
+    return rows.masked_fill(fresh, 0)

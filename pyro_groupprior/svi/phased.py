@@ -1,0 +1,344 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Stochastic variational inference in phases, with a regroup between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from ..elbo import MeanFieldELBO
+from ..guides import ParameterMove, SiteGuide
+from ..handlers import KLWeightMessenger
+from ..nn import BayesianModule
+from ..regrouping import Regroup
+from .batches import ResumableBatches, check_batch, move_batch
+from .callbacks import Callback, Progress
+from .groups import GroupSite, find_groups
+from .history import EpochRecord, History
+from .optimizer import make_optimizer
+from .parameters import collect_parameters, quiet
+from .regroup_step import regroup_step
+
+SchedulerFactory = Callable[[torch.optim.Optimizer], "torch.optim.lr_scheduler.LRScheduler"]
+
+
+class PhasedSVI:
+    """
+    SVI in phases: train, regroup, train on. In the shape of :class:`pyro.infer.SVI`, with one
+    torch optimizer over all parameters.
+
+    Example::
+
+        >>> from sklearn.cluster import KMeans
+        >>> x = torch.randn(64, 3)
+        >>> y = x.sum(1, keepdim=True)
+        >>> net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> model = BayesianModule(net, likelihoods.Normal(), num_data=64)
+        >>> svi = PhasedSVI(
+        ...     model,
+        ...     AutoMeanField(model),
+        ...     functools.partial(torch.optim.Adam, lr=0.01),
+        ...     regroup=Regroup(KMeans(4, random_state=0), epochs=2),
+        ... )
+        >>> history = svi.run([(x, y)], epochs=4, progress=False)
+        >>> svi.phase, model.assignment.num_groups
+        (2, 4)
+
+    :param callable model: a Pyro model.
+    :param guide: its guide, or a class or ``functools.partial`` that makes one from the model.
+        Pyro's own autoguides must come as the latter if the number of groups is to change, since
+        they cannot be resized.
+    :param optim: a factory of a torch optimizer, such as
+        ``functools.partial(torch.optim.Adam, lr=0.01)``, or one of :mod:`pyro.optim`.
+    :param ELBO loss: default :class:`~pyro_groupprior.MeanFieldELBO`.
+    :param Regroup regroup: when and how to regroup; default: never.
+    :param int warmup: steps over which the weight of the divergence rises linearly to one.
+    :param scheduler: a factory of a learning-rate scheduler from the optimizer; stepped once
+        after every optimizer step.
+    :param float clip_norm: bound on the norm of the gradient.
+    :param callbacks: see :class:`~pyro_groupprior.svi.Callback`.
+    :raises TypeError: if an argument is of the wrong kind.
+    :raises ValueError: if a number is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Any,
+        optim: Any,
+        loss: ELBO | None = None,
+        *,
+        regroup: Regroup | None = None,
+        warmup: int = 0,
+        scheduler: SchedulerFactory | None = None,
+        clip_norm: float | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"model: expected a callable, got {type(model).__name__}")
+        if loss is not None and not isinstance(loss, ELBO):
+            raise TypeError(f"loss: expected one of Pyro's ELBOs, got {type(loss).__name__}")
+        if regroup is not None and not isinstance(regroup, Regroup):
+            raise TypeError(f"regroup: expected a Regroup, got {type(regroup).__name__}")
+        if warmup < 0:
+            raise ValueError(f"warmup: expected a number of steps, got {warmup}")
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm: expected a positive number, got {clip_norm}")
+        self.guide_factory = guide if isinstance(guide, (type, partial)) else None
+        self.model = model
+        self.guide = guide if self.guide_factory is None else self.guide_factory(model)
+        if not callable(self.guide):
+            raise TypeError(f"guide: expected a callable, got {type(self.guide).__name__}")
+        if isinstance(self.guide, SiteGuide) and self.guide.model is not model:
+            raise ValueError("guide: it was made for another model")
+        self.optim, self.loss = optim, MeanFieldELBO() if loss is None else loss
+        self.regroup_schedule, self.warmup = regroup, warmup
+        self.scheduler_factory, self.clip_norm = scheduler, clip_norm
+        self.callbacks = list(callbacks)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.parameters: dict[str, Tensor] = {}
+        self.groups: dict[str, GroupSite] = {}
+        self.step_count = self.epoch = self.phase = 0
+        self.history = History()
+        self.should_stop = False
+        self.batches = ResumableBatches()
+        self.last_batch: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    @property
+    def batch_in_epoch(self) -> int:
+        """Batches of the present epoch that are done."""
+        return self.batches.position
+
+    @property
+    def kl_weight(self) -> float:
+        """The weight of the divergence at the next step."""
+        return min(1.0, (self.step_count + 1) / self.warmup) if self.warmup else 1.0
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        """
+        Make the guide's parameters and the optimizer from one batch. The first step does so by
+        itself. Neither random state nor batch statistics move.
+
+        :raises ValueError: if the guide was made for another grouping, or there is nothing to
+            optimise.
+        """
+        if self.optimizer is not None:
+            return
+        check_batch(args)
+        for part in (self.model, self.guide):
+            if hasattr(part, "states_params"):
+                part.states_params = False  # the optimizer finds them by itself
+        with quiet(self.model):
+            self.groups = find_groups(self.model, *args, **kwargs)
+        self._check_regroupable()
+        self.last_batch = (args, kwargs)
+        self.make_optimizer()
+
+    def rename_parameters(self, moves: Sequence[ParameterMove]) -> None:
+        """Know parameters that a regroup has replaced by their successors."""
+        successors = {id(move.old): move.new for move in moves}
+        self.parameters = {
+            name: successors.get(id(parameter), parameter)
+            for name, parameter in self.parameters.items()
+        }
+
+    def make_optimizer(self) -> None:
+        """Make optimizer and scheduler anew over the present parameters of model and guide."""
+        args, kwargs = self.last_batch
+        self.parameters = collect_parameters(self.model, self.guide, self.loss, *args, **kwargs)
+        self.optimizer = make_optimizer(self.optim, list(self.parameters.values()))
+        if self.scheduler_factory is not None:
+            self.scheduler = self.scheduler_factory(self.optimizer)
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """
+        One optimizer step on one batch; arguments are the model's. Regroups afterwards if that is
+        due by the number of steps.
+
+        :return: the negative ELBO before the step.
+        :raises ValueError: if the batch has NaN or inf; nothing has changed then.
+        :raises FloatingPointError: if the loss has; the parameters have not changed then.
+        """
+        if self.optimizer is None:
+            self.setup(*args, **kwargs)
+        assert self.optimizer is not None
+        check_batch(args)
+        if kwargs:
+            check_batch(kwargs)
+        self.optimizer.zero_grad(set_to_none=True)
+        weight = self.kl_weight
+        with nullcontext() if weight == 1.0 else KLWeightMessenger(weight):
+            loss = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        value = float(loss.detach())
+        if value != value or value in (float("inf"), float("-inf")):
+            raise FloatingPointError(
+                f"loss: it is {value} at step {self.step_count + 1}; the step was not taken. Try a "
+                "lower learning rate, clip_norm, or standardised data"
+            )
+        loss.backward()
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(
+                list(self.parameters.values()), self.clip_norm, error_if_nonfinite=True
+            )
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.step_count += 1
+        self.last_batch = (args, kwargs)
+        self._regroup_if_due(epoch_ended=False)
+        return value
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """The negative ELBO of a batch at full weight of the divergence; nothing is learned."""
+        if self.optimizer is None:
+            self.setup(*args, **kwargs)
+        with torch.no_grad():
+            return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+
+    def run(self, loader: Iterable[Any], epochs: int, progress: bool = True) -> History:
+        """
+        Train for further epochs.
+
+        :param loader: an iterable of batches that can be passed over repeatedly, such as a
+            :class:`~torch.utils.data.DataLoader`: tuples are passed to the model as positional
+            arguments, dictionaries by keyword.
+        :param int epochs: how many. An epoch that a checkpoint has left in the middle counts as
+            one.
+        :param bool progress: show a progress bar.
+        :return: the history so far.
+        :raises ValueError: if the loader gives no batch, or minibatches to a model that does not
+            know the size of the data.
+        """
+        if epochs < 1:
+            raise ValueError(f"epochs: expected a positive number, got {epochs}")
+        batches = len(loader) if isinstance(loader, Sized) else None
+        if batches == 0:
+            raise ValueError("loader: expected at least one batch, got none")
+        self._check_num_data(batches)
+        self.should_stop = False
+        callbacks = [*self.callbacks, *([Progress()] if progress else [])]
+        try:
+            for callback in callbacks:
+                callback.on_run_start(self, epochs, batches)
+            for _ in range(epochs):
+                self._run_epoch(loader, callbacks)
+                if self.should_stop:
+                    break
+        finally:
+            for callback in callbacks:
+                callback.on_run_end(self)
+        return self.history
+
+    def regroup(self) -> None:
+        """
+        Propose and commit a new grouping of every group prior, now.
+
+        :raises RuntimeError: if there is no ``regroup`` schedule, or no step was taken yet.
+        """
+        if self.regroup_schedule is None or self.optimizer is None:
+            raise RuntimeError("regroup: needs a Regroup and at least one step before it")
+        self.phase += 1
+        for name in self.groups:
+            regroup_step(self, self.groups[name], self.regroup_schedule)
+        for callback in self.callbacks:
+            callback.on_phase(self)
+
+    def save(self, path: str | Path) -> None:
+        """
+        Save model, guide, optimizer, scheduler, assignments, history and random state in one
+        file, atomically; see :func:`~pyro_groupprior.svi.checkpoint.save_checkpoint`.
+        """
+        from .checkpoint import save_checkpoint
+
+        save_checkpoint(self, path)
+
+    def load(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """
+        Take up a saved run, so that it goes on exactly as if it had not been interrupted. Make
+        model, guide and this object as before, then load, then
+        ``run(loader, epochs=planned - svi.epoch)``.
+
+        :param args: one batch, if no step was taken yet: the guide needs it to make its
+            parameters.
+        :raises ValueError: if the file is damaged or of another model or guide; nothing has
+            changed then.
+        """
+        from .checkpoint import load_checkpoint
+
+        load_checkpoint(self, path, *args, **kwargs)
+
+    def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
+        losses = []
+        device = next(iter(self.parameters.values())).device if self.parameters else None
+        for batch in self.batches.epoch(loader):
+            if device is None:
+                device = _device(self.model)
+            if device is not None:
+                batch = move_batch(batch, device)
+            if isinstance(batch, dict):
+                losses.append(self.step(**batch))
+            else:
+                losses.append(self.step(*batch if isinstance(batch, (tuple, list)) else (batch,)))
+            for callback in callbacks:
+                callback.on_step(self, losses[-1])
+            if self.should_stop:
+                return
+        assert self.optimizer is not None
+        self.epoch += 1
+        self.history.epochs.append(
+            EpochRecord(
+                epoch=self.epoch,
+                step=self.step_count,
+                phase=self.phase,
+                loss=sum(losses) / len(losses),
+                learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+                kl_weight=self.kl_weight,
+            )
+        )
+        self._regroup_if_due(epoch_ended=True)
+        for callback in callbacks:
+            callback.on_epoch(self)
+
+    def _regroup_if_due(self, epoch_ended: bool) -> None:
+        schedule = self.regroup_schedule
+        if schedule is not None and schedule.is_due(
+            step=self.step_count, epoch=self.epoch, epoch_ended=epoch_ended
+        ):
+            self.regroup()
+
+    def _check_regroupable(self) -> None:
+        if self.regroup_schedule is None:
+            return
+        if not self.groups:
+            raise ValueError("regroup: the model states no group_prior")
+        for site in self.groups.values():
+            site.check_regroupable()
+
+    def _check_num_data(self, batches: int | None) -> None:
+        modules = self.model.modules() if isinstance(self.model, nn.Module) else ()
+        for module in modules:
+            if (
+                isinstance(module, BayesianModule)
+                and module.likelihood is not None
+                and module.num_data is None
+                and batches != 1
+            ):
+                raise ValueError(
+                    "num_data: the loader gives minibatches, so tell BayesianModule(num_data=...) "
+                    "how many rows all of them have together; else the prior counts once a batch"
+                )
+
+
+def _device(model: Any) -> torch.device | None:
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else None
