@@ -10,7 +10,6 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions.kl import register_kl
@@ -22,7 +21,7 @@ from .initialization import init_to_weights
 class AutoLowRank(SiteGuide):
     """
     A normal posterior whose covariance over each vector-valued real site is diagonal plus low
-    rank; all other sites are as in :class:`AutoMeanField`. Its divergence from a normal group
+    rank, ``S (I + F F') S`` with diagonal ``S``; all other sites are as in :class:`AutoMeanField`. Its divergence from a normal group
     prior is taken in closed form.
 
     Example::
@@ -59,15 +58,16 @@ class AutoLowRank(SiteGuide):
         loc = self.locs[site.key]
         if site.event_dim == 1 and site.unconstrained_event_dim == 1 and loc.dim() == 1:
             # Small and random: zero is a saddle point, and most of the variance starts diagonal.
-            scale = F.softplus(self.unconstrained_scales[site.key].detach()).unsqueeze(-1)
             noise = torch.randn(*loc.shape, self.rank, dtype=loc.dtype, device=loc.device)
-            self.factors[site.key] = nn.Parameter(0.1 * self.rank**-0.5 * scale * noise)
+            self.factors[site.key] = nn.Parameter(0.1 * self.rank**-0.5 * noise)
 
     def factor(self, site: LatentSite, batch: tuple[int, ...] = ()) -> TorchDistribution:
         if site.key not in self.factors:
             return super().factor(site, batch)
         loc, scale = self.loc_scale(site)
-        fn = LowRankNormal(loc, self.factors[site.key], scale.square(), validate_args=False)
+        # In units of the diagonal scale, so that one learning rate fits weights of all sizes.
+        factor = self.factors[site.key] * scale.unsqueeze(-1)
+        fn = LowRankNormal(loc, factor, scale.square(), validate_args=False)
         return fn.expand(batch) if batch else fn
 
     def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
