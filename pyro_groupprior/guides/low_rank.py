@@ -21,7 +21,8 @@ from .initialization import init_to_weights
 class AutoLowRank(SiteGuide):
     """
     A normal posterior whose covariance over each vector-valued real site is diagonal plus low
-    rank, ``S (I + F F') S`` with diagonal ``S``; all other sites are as in :class:`AutoMeanField`. Its divergence from a normal group
+    rank, ``S (I + F F') S`` with diagonal ``S``; all other sites are as in
+    :class:`AutoMeanField`. Its divergence from a normal group
     prior is taken in closed form.
 
     Example::
