@@ -48,6 +48,8 @@ class Assignment:
         responsibilities: Tensor | None = None,
     ) -> None:
         index = torch.as_tensor(index)
+        if responsibilities is not None:
+            responsibilities = torch.as_tensor(responsibilities)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise TypeError(f"index: expected an integer tensor, got {index.dtype}")
         _check_shapes(index, responsibilities)
@@ -149,8 +151,13 @@ class Assignment:
         if self._responsibilities is None:
             return self
         # Ties go to the lowest group, not to the first slot, so that the order of slots is moot.
-        best = self._responsibilities.max(1, keepdim=True).values
-        index = self._index.masked_fill(self._responsibilities < best, self._num_groups).amin(1)
+        # Slots may name the same group, as after merging groups: their shares add up.
+        total = torch.zeros_like(self._responsibilities)
+        for slot in range(self._index.shape[1]):
+            same = self._index == self._index[:, slot : slot + 1]
+            total += same * self._responsibilities[:, slot : slot + 1]
+        best = total.max(1, keepdim=True).values
+        index = self._index.masked_fill(total < best, self._num_groups).amin(1)
         return Assignment._trusted(index, self._num_groups, None)
 
     def dense(self) -> Tensor:
@@ -271,12 +278,18 @@ class AssignmentBuffer(nn.Module):
     @property
     def assignment(self) -> Assignment:
         """The present grouping; setting one for another number of weights raises ValueError."""
+        buffers = self.index, self.responsibilities, self.num_groups
+        versions = [buffer._version for buffer in buffers]
         cached = self.__dict__.get("_cached")
-        # The buffers may have been replaced by `.to(device)` or by loading a state dict.
-        if cached is None or cached[0] is not self.index or cached[1] != self.index._version:
-            soft = self.responsibilities if self.responsibilities.numel() else None
-            value = Assignment._trusted(self.index, int(self.num_groups), soft)
-            cached = self.__dict__["_cached"] = (self.index, self.index._version, value)
+        # The buffers may have been replaced by `.to(...)` or by loading a state dict.
+        if (
+            cached is None
+            or any(old is not new for old, new in zip(cached[0], buffers))
+            or cached[1] != versions
+        ):
+            index, soft, num_groups = buffers
+            value = Assignment._trusted(index, int(num_groups), soft if soft.numel() else None)
+            cached = self.__dict__["_cached"] = (buffers, versions, value)
         return cached[2]
 
     @assignment.setter
@@ -292,7 +305,7 @@ class AssignmentBuffer(nn.Module):
         soft = assignment.responsibilities
         self.index = assignment.index
         self.responsibilities = torch.empty(0, device=assignment.device) if soft is None else soft
-        self.num_groups = torch.tensor(assignment.num_groups)
+        self.num_groups = torch.tensor(assignment.num_groups, device=assignment.device)
 
     def __getstate__(self) -> dict[str, Any]:
         # The cache holds a second reference to the buffers, which a copy must not share.
@@ -342,9 +355,15 @@ def _resize_before_load(
     module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any
 ) -> None:
     assert isinstance(module, AssignmentBuffer)
+    index = state.get(prefix + "index")
+    if index is not None and index.shape[:1] != module.index.shape[:1]:
+        # Of another net: torch reports the index; the rest stays with the index it belongs to.
+        for name in ("responsibilities", "num_groups"):
+            state[prefix + name] = getattr(module, name)
+        return
     for name in ("index", "responsibilities", "num_groups"):
         saved, own = state.get(prefix + name), getattr(module, name)
-        if saved is None or (name == "index" and saved.shape[:1] != own.shape[:1]):
-            continue  # not there, or of another net: let torch report it
+        if saved is None:
+            continue  # let torch report it
         # Loading copies in place; a new buffer keeps assignments handed out before as they are.
         setattr(module, name, torch.empty_like(saved, device=own.device))

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pyro.poutine as poutine
+import pyro.distributions as dist
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -20,8 +22,9 @@ class MeanFieldELBO(ELBO):
     """
     The same estimator as :class:`~pyro.infer.TraceMeanField_ELBO`: the divergence of each latent
     site's factor from its prior, in closed form where torch knows one, given the draws of the
-    sites before it. It differs in speed only: Pyro's computes every log-density as well and
-    throws most of them away.
+    sites before it. It differs in speed, since Pyro's computes every log-density as well and
+    throws most of them away; and under AutoNormal and its like it keeps the Jacobian of constrained
+    sites, which Pyro's drops (there the divergence of a ``Delta`` is the prior's ``-log_prob``).
 
     For guides whose factors do not depend on each other's draws, without plates that subsample
     latents.
@@ -63,40 +66,79 @@ class MeanFieldELBO(ELBO):
     # The abstract method of pyro.infer.ELBO, private there though every subclass must have it.
     def _get_trace(
         self, model: Callable[..., Any], guide: Callable[..., Any], args: Any, kwargs: Any
-    ) -> tuple[poutine.Trace, poutine.Trace]:
-        guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-        replayed = poutine.replay(model, trace=guide_trace)
-        return poutine.trace(replayed).get_trace(*args, **kwargs), guide_trace
+    ) -> tuple[dict[str, Message], list[tuple[Message | None, Message]]]:
+        """The guide's sites by name, and the model's with their partners in the guide."""
+        with _Record() as record:
+            guide(*args, **kwargs)
+        with _Replay(record.sites) as replay:
+            model(*args, **kwargs)
+        return record.sites, replay.pairs
 
-    def _elbo(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> Any:
+    def _elbo(
+        self, guide_sites: dict[str, Message], pairs: list[tuple[Message | None, Message]]
+    ) -> Any:
         elbo: Any = 0.0
-        latents = []
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or site["infer"].get("_deterministic"):
-                continue
+        unused = dict(guide_sites)
+        for guide_site, site in pairs:
             if site["is_observed"]:
-                log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-                elbo = elbo + scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
-            elif not _is_subsample(site):
-                if name not in guide_trace.nodes:
-                    raise ValueError(f"guide: the model's latent site {name!r} is missing in it")
-                latents.append(name)
-                elbo = elbo - _divergence(guide_trace.nodes[name], site)
-        for name, site in guide_trace.nodes.items():
-            if site["type"] != "sample" or _is_subsample(site) or name in latents:
-                continue
+                elbo = elbo + _log_prob(site)
+            elif guide_site is None:
+                raise ValueError(
+                    f"guide: the model's latent site {site['name']!r} is missing in it"
+                )
+            else:
+                elbo = elbo - _divergence(guide_site, site)
+                unused.pop(site["name"])
+        for name, site in unused.items():
             if site["infer"].get("is_auxiliary"):
                 # Autoguides draw in an unconstrained space first; the latent itself is a Delta.
-                log_prob = site["fn"].log_prob(site["value"])
-                elbo = elbo - scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+                elbo = elbo - _log_prob(site)
             elif not site["is_observed"]:
                 raise ValueError(f"guide: its site {name!r} is no latent site of the model")
         return elbo
 
 
-def _divergence(guide_site: Any, model_site: Any) -> Tensor:
+class _Record(Messenger):
+    """A trace of what the ELBO needs: the sample statements, without copies or a graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites: dict[str, Message] = {}
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if not _is_subsample(msg):
+            self.sites[msg["name"]] = msg
+
+
+class _Replay(Messenger):
+    """A replay that also notes which site of the guide each site of the model belongs to."""
+
+    def __init__(self, guide_sites: dict[str, Message]) -> None:
+        super().__init__()
+        self.guide_sites = guide_sites
+        self.pairs: list[tuple[Message | None, Message]] = []
+
+    def _pyro_sample(self, msg: Message) -> None:
+        guide_site = self.guide_sites.get(msg["name"])
+        if guide_site is not None and not msg["is_observed"]:
+            msg["value"], msg["infer"], msg["done"] = guide_site["value"], guide_site["infer"], True
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        if not _is_subsample(msg) and not msg["infer"].get("_deterministic"):
+            self.pairs.append((self.guide_sites.get(msg["name"]), msg))
+
+
+def _log_prob(site: Message) -> Tensor:
+    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    return scale_and_mask(log_prob, site["scale"], site["mask"]).sum()
+
+
+def _divergence(guide_site: Message, model_site: Message) -> Tensor:
     q, p = guide_site["fn"], model_site["fn"]
     try:
+        if isinstance(q, dist.Delta):
+            # Pyro's rule for a Delta drops the Jacobian that autoguides keep in its log-density.
+            raise NotImplementedError
         divergence = kl_divergence(q, p)
     except NotImplementedError:
         value = model_site["value"]
@@ -104,6 +146,6 @@ def _divergence(guide_site: Any, model_site: Any) -> Tensor:
     return scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
 
 
-def _is_subsample(site: Any) -> bool:
+def _is_subsample(site: Message) -> bool:
     # The indices of a plate are sample sites too, of a class that Pyro does not export.
     return type(site["fn"]).__name__ == "_Subsample"

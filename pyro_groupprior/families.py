@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pyro.distributions as dist
@@ -64,14 +65,14 @@ class StudentT(Family):
 
     :param float df: degrees of freedom, positive; above 2 for soft assignments, which match
         variances.
-    :raises ValueError: if ``df`` is not positive.
+    :raises ValueError: if ``df`` is not finite and positive.
     """
 
     df: float = 4.0
 
     def __post_init__(self) -> None:
-        if not self.df > 0:
-            raise ValueError(f"df: expected a positive number, got {self.df}")
+        if not 0 < self.df < math.inf:
+            raise ValueError(f"df: expected a finite positive number, got {self.df}")
 
     @property
     def unit_variance(self) -> float:

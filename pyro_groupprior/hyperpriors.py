@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import TypeAlias
 
 import pyro
@@ -34,25 +34,30 @@ class Learned:
 Hyper: TypeAlias = "TorchDistribution | float | Tensor | Learned | None"
 
 
-@cache
-def default_loc(dtype: torch.dtype, device: torch.device) -> TorchDistribution:
-    """``Normal(0, 1)``, in units of the base scale."""
-    zero = torch.zeros((), dtype=dtype, device=device)
-    return dist.Normal(zero, zero + 1)
+@lru_cache
+def default_loc(num_groups: int, dtype: torch.dtype, device: torch.device) -> TorchDistribution:
+    """``Normal(0, 1)`` for each group, in units of the base scale."""
+    return dist.Normal(*_standard(num_groups, dtype, device))
 
 
-@cache
-def default_scale(dtype: torch.dtype, device: torch.device) -> TorchDistribution:
+@lru_cache
+def default_scale(num_groups: int, dtype: torch.dtype, device: torch.device) -> TorchDistribution:
     """
-    ``LogNormal(0, 1)``, in units of the base scale.
+    ``LogNormal(0, 1)`` for each group, in units of the base scale.
 
     It vanishes at zero, so that the joint mode of a group and its members is not at the point
     where all of them are zero (Chung et al. 2013, "A nondegenerate penalized likelihood estimator
     for variance parameters in multilevel models"), and its divergence from a log-normal posterior
     has a closed form, which lowers the noise of the ELBO.
     """
-    zero = torch.zeros((), dtype=dtype, device=device)
-    return dist.LogNormal(zero, zero + 1)
+    return dist.LogNormal(*_standard(num_groups, dtype, device))
+
+
+def _standard(num_groups: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    # They are kept: made under inference mode they would be barred from training later.
+    with torch.inference_mode(False):
+        zeros = torch.zeros(num_groups, dtype=dtype, device=device)
+        return zeros, zeros + 1
 
 
 def check_hyper(argument: str, hyper: Hyper, support: constraints.Constraint) -> None:
@@ -127,9 +132,9 @@ def _check_size(name: str, shape: tuple[int, ...], num_groups: int) -> None:
 
 def _is_positive(fn: torch.distributions.Distribution) -> bool:
     support = fn.support
-    return support in (constraints.positive, constraints.nonnegative) or (
-        getattr(support, "lower_bound", -1) >= 0
-    )
+    if support in (constraints.positive, constraints.nonnegative):
+        return True
+    return bool((torch.as_tensor(getattr(support, "lower_bound", -1)) >= 0).all())
 
 
 def _words(support: constraints.Constraint) -> str:

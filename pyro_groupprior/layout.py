@@ -125,8 +125,9 @@ class Layout(Sequence[Entry]):
             )
         # One split, not a slice for each tensor: its gradient is one concatenation.
         pieces = flat.split(self._sizes, dim=-1)
+        batch = flat.shape[:-1]
         named = {
-            entry.name: piece.reshape(flat.shape[:-1] + entry.shape)
+            entry.name: piece.reshape(batch + entry.shape if batch else entry.shape)
             for entry, piece in zip(self.entries, pieces, strict=True)
         }
         if aliases:

@@ -1,7 +1,12 @@
 # Copyright Contributors to the pyro_groupprior project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Likelihoods that turn a net's output into a distribution over observations."""
+"""
+Likelihoods that turn a net's output into a distribution over observations.
+
+Their distributions skip torch's own validation, which takes as long as the distribution itself:
+``check`` has seen the observations, and the engine refuses a loss that is not finite.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +41,8 @@ class Likelihood:
         State the likelihood's own parameters, shared by all data, as Pyro sites; none by default.
 
         :param Tensor like: gives dtype and device.
-        :return: the scalar parameters by site name.
+        :return: the parameters by site name: numbers, or of the shape of one row's observation
+            (their sites with ``to_event``).
         """
         return {}
 
@@ -66,6 +72,14 @@ class Likelihood:
                 f"got {tuple(y.shape)}"
             )
         return y
+
+
+def beside(value: Tensor, shape: torch.Size, output: Tensor) -> Tensor:
+    """
+    Draws of a likelihood's parameter, of this ``shape`` each, in a form that broadcasts against
+    outputs ``[S, N, *rest]``.
+    """
+    return value.reshape(-1, *[1] * (output.dim() - 1 - len(shape)), *shape)
 
 
 class _NoisyLikelihood(Likelihood):
@@ -105,7 +119,7 @@ class Normal(_NoisyLikelihood):
     """
 
     def distribution(self, output: Tensor, latents: Mapping[str, Tensor]) -> TorchDistribution:
-        return dist.Normal(output, latents["noise"])
+        return dist.Normal(output, latents["noise"], validate_args=False)
 
 
 class StudentT(_NoisyLikelihood):
@@ -129,7 +143,7 @@ class StudentT(_NoisyLikelihood):
         self.df = df
 
     def distribution(self, output: Tensor, latents: Mapping[str, Tensor]) -> TorchDistribution:
-        return dist.StudentT(self.df, output, latents["noise"])
+        return dist.StudentT(self.df, output, latents["noise"], validate_args=False)
 
 
 class Categorical(Likelihood):
@@ -143,7 +157,7 @@ class Categorical(Likelihood):
     """
 
     def distribution(self, output: Tensor, latents: Mapping[str, Tensor]) -> TorchDistribution:
-        return dist.Categorical(logits=output)
+        return dist.Categorical(logits=output, validate_args=False)
 
     def check(self, output: Tensor, y: Tensor) -> Tensor:
         if y.is_floating_point() or y.shape != output.shape[:-1]:
@@ -170,7 +184,7 @@ class Bernoulli(Likelihood):
     """
 
     def distribution(self, output: Tensor, latents: Mapping[str, Tensor]) -> TorchDistribution:
-        return dist.Bernoulli(logits=output)
+        return dist.Bernoulli(logits=output, validate_args=False)
 
     def check(self, output: Tensor, y: Tensor) -> Tensor:
         y = super().check(output, y).to(output.dtype)
@@ -190,10 +204,10 @@ class Poisson(Likelihood):
     """
 
     def distribution(self, output: Tensor, latents: Mapping[str, Tensor]) -> TorchDistribution:
-        return dist.Poisson(output.exp())
+        return dist.Poisson(output.exp(), validate_args=False)
 
     def check(self, output: Tensor, y: Tensor) -> Tensor:
         y = super().check(output, y).to(output.dtype)
-        if bool(((y < 0) | (y != y.floor())).any()):
+        if not bool(((y >= 0) & (y == y.floor()) & y.isfinite()).all()):
             raise ValueError("y: expected counts: non-negative whole numbers only")
         return y

@@ -69,6 +69,8 @@ def ece(prediction: Prediction, y: Tensor, num_bins: int = 15) -> float:
     :raises TypeError: for a likelihood other than Categorical.
     """
     probs, y = _labels(prediction, y, "ece")
+    # torchmetrics would give a confidence of exactly one a bin of its own.
+    probs = probs.clamp(max=1 - torch.finfo(probs.dtype).eps)
     return float(multiclass_calibration_error(probs, y, probs.shape[-1], n_bins=num_bins))
 
 

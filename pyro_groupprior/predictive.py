@@ -12,13 +12,18 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import TorchDistribution
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from .families import weight_loc_scale
-from .guides import posterior_draws
-from .likelihoods import Categorical
-from .nn import BayesianModule, map_draws
+from .guides import SiteGuide, posterior_draws
+from .hyperpriors import Learned, sample_hyper
+from .likelihoods import Categorical, beside
+from .nn import BayesianModule, evaluation_mode, map_draws
 from .svi.batches import check_batch
+
+# torch.quantile refuses more elements than that: one row after the other then.
+MOST_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,7 @@ class Prediction:
         with torch.no_grad():
             values = self.distribution.sample((num_samples,)).flatten(0, 1)
         levels = torch.as_tensor(levels, dtype=values.dtype, device=values.device)
-        # torch.quantile refuses more than 16 million elements: one row after the other then.
-        if values.numel() < 2**24:
+        if values.numel() <= MOST_AT_ONCE:
             return torch.quantile(values, levels, dim=0)
         rows = [torch.quantile(row, levels, dim=0) for row in values.unbind(1)]
         return torch.stack(rows, 1)
@@ -159,50 +163,70 @@ def predict(
     if num_draws < 1:
         raise ValueError(f"num_draws: expected a positive number, got {num_draws}")
     check_batch(inputs, "inputs")
-    training = model.training
-    model.eval()
-    try:
+    with evaluation_mode(model):
         if isinstance(posterior, Mapping):
             draws = dict(posterior)
         else:
-            draws = posterior_draws(posterior, num_draws, inputs)
+            draws = posterior_draws(
+                posterior, num_draws, inputs, *_missing(model, posterior, inputs)
+            )
         weights = _weights(model, draws)
         chunk = _chunk_size(model, weights, inputs, max_memory)
         outputs = map_draws(lambda draw: model.call_net(draw, inputs), weights, chunk)
-    finally:
-        model.train(training)
     latents = _latents(model, draws, outputs)
     return Prediction(outputs, model.likelihood.distribution(outputs, latents), model)
+
+
+def _missing(model: BayesianModule, guide: Any, inputs: Any) -> tuple[Tensor, ...]:
+    """
+    Some observations for a guide that has not seen any: it takes the model's sites for latent
+    that are not observed, so that it would make parameters for the observations as well.
+    """
+    is_fresh = isinstance(guide, SiteGuide) and not guide.is_set_up
+    if is_fresh or (isinstance(guide, AutoGuide) and guide.prototype_trace is None):
+        with pyro.poutine.block():
+            trace = pyro.poutine.trace(model).get_trace(inputs)
+        return (trace.nodes["obs"]["value"],)
+    return ()
 
 
 def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
     name, num_weights = model.site, model.layout.num_weights
     if name in draws:
-        weights = draws[name]
-    elif f"{name}_decentered" in draws:
-        weights = _recentred(model, draws)
-    else:
-        raise ValueError(f"posterior: expected draws of {name!r}, got those of {sorted(draws)}")
-    if weights.shape[-1] != num_weights:
+        return _flat(draws, name, num_weights)
+    if f"{name}_decentered" in draws:
+        return _recentred(model, draws)
+    raise ValueError(f"posterior: expected draws of {name!r}, got those of {sorted(draws)}")
+
+
+def _flat(draws: Mapping[str, Tensor], site: str, size: int) -> Tensor:
+    """
+    Draws of a site with one dimension, shape ``[S, size]``; Pyro's vectorised Predictive leaves
+    dimensions of size 1 in between, and several chains are one after the other.
+    """
+    value = draws[site]
+    if not value.dim() or value.shape[-1] != size:
         raise ValueError(
-            f"posterior: expected {num_weights} weights, got {weights.shape[-1]} in {name!r}"
+            f"posterior: expected draws of shape [..., {size}] of {site!r}, "
+            f"got {tuple(value.shape)}"
         )
-    # Pyro's vectorised Predictive leaves dimensions of size 1 before the weights.
-    return weights.reshape(-1, num_weights)
+    return value.reshape(-1, size)
 
 
 def _recentred(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
     """Weights from standardised ones and their groups' parameters."""
-    noise = draws[f"{model.site}_decentered"]
-    noise = noise.reshape(-1, noise.shape[-1])
+    noise = _flat(draws, f"{model.site}_decentered", model.layout.num_weights)
     hyper = []
     for name, prior in (("loc", model.prior_loc), ("scale", model.prior_scale)):
         site = f"{model.site}_{name}"
-        if site not in draws and not isinstance(prior, (int, float, Tensor)):
-            raise ValueError(f"posterior: expected draws of {site!r}, got those of {sorted(draws)}")
-        value = draws[site] if site in draws else torch.as_tensor(prior).to(noise)
         groups = model.assignment.num_groups
-        hyper.append(value.reshape(-1, groups) if site in draws else value.expand(groups))
+        if site in draws:
+            hyper.append(_flat(draws, site, groups))
+        elif isinstance(prior, (int, float, Tensor, Learned)):
+            with pyro.poutine.block():
+                hyper.append(sample_hyper(site, prior, None, groups, noise))
+        else:
+            raise ValueError(f"posterior: expected draws of {site!r}, got those of {sorted(draws)}")
     unit_variance = model.family.unit_variance if model.assignment.is_soft else 1.0
     loc, scale = weight_loc_scale(
         model.assignment, hyper[0], hyper[1], model.base_scale, unit_variance
@@ -215,13 +239,20 @@ def _latents(
 ) -> dict[str, Tensor]:
     """The likelihood's parameters for each draw; fixed and learned ones are the same for all."""
     assert model.likelihood is not None
-    with pyro.poutine.block(), torch.no_grad():
+    with pyro.poutine.block(), pyro.poutine.trace() as stated:
         latents = model.likelihood.sample_latents(outputs)
-    behind = [1] * (outputs.dim() - 1)
-    return {
-        name: draws[name].reshape(-1, *behind) if name in draws else value
-        for name, value in latents.items()
-    }
+    needed = {name for name, _ in stated.trace.iter_stochastic_nodes()}
+    for name, value in latents.items():
+        if name in draws:
+            latents[name] = beside(draws[name], value.shape, outputs)
+            if len(latents[name]) != len(outputs):
+                raise ValueError(
+                    f"posterior: expected as many draws of {name!r} as of the weights, "
+                    f"{len(outputs)}, got {len(latents[name])}"
+                )
+        elif name in needed:
+            raise ValueError(f"posterior: expected draws of {name!r}, got those of {sorted(draws)}")
+    return latents
 
 
 def _chunk_size(model: BayesianModule, weights: Tensor, inputs: Any, max_memory: float) -> int:

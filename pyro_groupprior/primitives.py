@@ -12,13 +12,12 @@ from typing import Any
 import pyro
 import torch
 from pyro.distributions import constraints
-from pyro.infer.reparam import LocScaleReparam
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
 
 from .assignment import Assignment, AssignmentBuffer
 from .families import Family, as_family, weight_loc_scale
-from .hyperpriors import Hyper, check_hyper, default_loc, default_scale, sample_hyper
+from .hyperpriors import Hyper, Learned, check_hyper, default_loc, default_scale, sample_hyper
 
 
 def assign(name: str, source: Assignment | AssignmentBuffer) -> Assignment:
@@ -92,8 +91,8 @@ def group_prior(
     :param family: ``"normal"``, ``"laplace"``, ``"student_t"`` or a
         :class:`~pyro_groupprior.families.Family`.
     :param bool centered: if False, the latent site is the standardised ``{name}_decentered`` and
-        ``{name}`` is deterministic (:class:`~pyro.infer.reparam.LocScaleReparam`): better for
-        HMC when the data say little. A regroup then moves the weights themselves.
+        ``{name}`` is deterministic (as under :class:`~pyro.infer.reparam.LocScaleReparam`):
+        better for HMC when the data say little. A regroup then moves the weights themselves.
     :param shape: shape of the returned weights; default ``[W]``. Outer batch dimensions, as under
         vectorised particles, stay in front.
     :param init: first value for guides that start from it (see
@@ -153,11 +152,12 @@ def sample_weights(
 ) -> Tensor:
     """The statements of :func:`group_prior`, for arguments that have been checked once."""
     grouping = assign(name, assignment)
-    like = _like(base_scale, init, grouping)
-    with pyro.plate(f"{name}_groups", grouping.num_groups):
-        default = default_loc(like.dtype, like.device)
+    like = _like(base_scale, init, loc, scale, grouping)
+    # Always the innermost dim: an outer plate that was given none would shift the groups.
+    with pyro.plate(f"{name}_groups", grouping.num_groups, dim=-1):
+        default = default_loc(grouping.num_groups, like.dtype, like.device)
         group_loc = sample_hyper(f"{name}_loc", loc, default, grouping.num_groups, like)
-        default = default_scale(like.dtype, like.device)
+        default = default_scale(grouping.num_groups, like.dtype, like.device)
         group_scale = sample_hyper(f"{name}_scale", scale, default, grouping.num_groups, like)
     for site, value in ((f"{name}_loc", group_loc), (f"{name}_scale", group_scale)):
         if value.shape[-1] != grouping.num_groups:
@@ -174,47 +174,53 @@ def sample_weights(
         # Outer plates sit at negative dims left of the group plate's: keep their place.
         weight_loc, weight_scale = torch.broadcast_tensors(weight_loc, weight_scale)
         weight_loc, weight_scale = weight_loc.unsqueeze(-2), weight_scale.unsqueeze(-2)
-    fn = family.distribution(weight_loc, weight_scale).to_event(1)
     if centered:
-        infer = {"init": init, "base_scale": base_scale}
-        weights = pyro.sample(name, fn, infer=infer)
-    else:
-        weights = _sample_decentered(name, fn, init, base_scale)
-    if weights.shape[-1] != grouping.num_weights:
+        fn = family.distribution(weight_loc, weight_scale).to_event(1)
+        weights = pyro.sample(name, fn, infer={"init": init, "base_scale": base_scale})
+        return _aligned(name, weights, fn.event_shape, fn.batch_shape)
+    zero, one = torch.zeros_like(weight_loc), torch.ones_like(weight_scale)
+    fn = family.distribution(zero, one).to_event(1)
+    infer = {"init": None if init is None else _standardised(init, base_scale)}
+    noise = pyro.sample(f"{name}_decentered", fn, infer=infer)
+    noise = _aligned(f"{name}_decentered", noise, fn.event_shape, fn.batch_shape)
+    return pyro.deterministic(name, weight_loc + weight_scale * noise, event_dim=1)
+
+
+def _aligned(name: str, value: Tensor, event_shape: torch.Size, batch_shape: torch.Size) -> Tensor:
+    """
+    The value of a weights' site in the site's own shape. :class:`~pyro.infer.Predictive` conditions
+    on draws with an extra dimension of size one, or, for draws from MCMC in parallel, on draws
+    without a place for the inner plates.
+    """
+    if value.shape[-1:] != event_shape:
         raise ValueError(
-            f"{name}: expected a value of shape [{grouping.num_weights}], "
-            f"got {tuple(weights.shape)}"
+            f"{name}: expected a value of shape [{event_shape[0]}], got {tuple(value.shape)}"
         )
-    return weights
+    shape = batch_shape + event_shape
+    if value.shape == shape:
+        return value
+    if value.numel() == shape.numel():
+        return value.reshape(shape)
+    return value.unsqueeze(-2) if value.dim() == 2 else value
 
 
-def _sample_decentered(
-    name: str,
-    fn: Any,
-    init: Tensor | Callable[[], Tensor] | None,
-    base_scale: Tensor | float | None,
-) -> Tensor:
-    def standardised() -> Tensor:
-        # Groups start near loc 0 and scale 1, where standardising is dividing by the base scale.
-        first = init() if callable(init) else init
-        assert first is not None
-        return first / (1.0 if base_scale is None else base_scale)
-
-    def config(site: Any) -> dict[str, Any]:
-        if init is None or site["name"] != f"{name}_decentered":
-            return {}
-        return {"init": standardised}
-
-    decentre = {name: LocScaleReparam(0.0)}
-    with pyro.poutine.infer_config(config_fn=config), pyro.poutine.reparam(config=decentre):
-        return pyro.sample(name, fn)
+def _standardised(
+    init: Tensor | Callable[[], Tensor], base_scale: Tensor | float | None
+) -> Callable[[], Tensor]:
+    # Groups start near loc 0 and scale 1, where standardising is dividing by the base scale.
+    unit = 1.0 if base_scale is None else base_scale
+    return lambda: (init() if callable(init) else init) / unit
 
 
-def _like(base_scale: Any, init: Any, grouping: Assignment) -> Tensor:
-    """A tensor of the weights' dtype and device, to make group parameters alike."""
-    for tensor in (init, base_scale, grouping.responsibilities):
-        if isinstance(tensor, Tensor):
-            return tensor
+def _like(base_scale: Any, init: Any, loc: Hyper, scale: Hyper, grouping: Assignment) -> Tensor:
+    """
+    A tensor of the weights' dtype and device, to make group parameters alike. Responsibilities do
+    not count: a clusterer's float64 must not change the dtype of a model in float32.
+    """
+    for given in (init, base_scale, loc, scale):
+        value = given.init if isinstance(given, Learned) else given
+        if isinstance(value, Tensor):
+            return value
     return torch.empty((), device=grouping.device)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,16 +41,18 @@ def write_file(
     body = json.dumps(metadata, sort_keys=True, allow_nan=True)
     header = {"format": FORMAT, "version": str(VERSION), "kind": kind, "metadata": body}
     header["sha256"] = _digest(packed, header)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode  # as the user's umask says; safetensors makes it private
     try:
         # Tensors that share memory are refused by the format: give each its own.
         save_file({n: t.clone() for n, t in packed.items()}, temporary, metadata=header)
+        temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

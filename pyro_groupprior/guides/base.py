@@ -88,6 +88,7 @@ class SiteGuide(nn.Module):
         self.init_loc_fn = init_loc_fn
         self.init_scale = init_scale
         self.states_params = True
+        self._plates: dict[tuple[str, int, int], pyro.plate] = {}
         self.sites: tuple[LatentSite, ...] = ()
         self.locs = nn.ParameterDict()
         self.unconstrained_scales = nn.ParameterDict()
@@ -160,9 +161,9 @@ class SiteGuide(nn.Module):
         if batch:
             loc, scale = loc.expand(batch + loc.shape), scale.expand(batch + scale.shape)
         # Parameters made of softplus need no check at every step; the engine checks the loss.
-        if site.support is constraints.real:
+        if _is_real(site.support):
             return dist.Normal(loc, scale, validate_args=False).to_event(site.event_dim)
-        if site.support is constraints.positive:
+        if _is_positive(site.support):
             return dist.LogNormal(loc, scale, validate_args=False).to_event(site.event_dim)
         base = dist.Normal(loc, scale).to_event(site.unconstrained_event_dim)
         return dist.TransformedDistribution(base, biject_to(site.support))
@@ -187,7 +188,7 @@ class SiteGuide(nn.Module):
             plates = self.sites[position].plates
             with ExitStack() as stack:
                 for name, dim in plates:
-                    stack.enter_context(pyro.plate(name, self._plate_size(position, dim), dim=dim))
+                    stack.enter_context(self._plate(name, self._plate_size(position, dim), dim))
                 # Neighbours in the same plates share one entry: a plate costs as much as a site.
                 while position < len(self.sites) and self.sites[position].plates == plates:
                     site = self.sites[position]
@@ -196,6 +197,13 @@ class SiteGuide(nn.Module):
                     )
                     position += 1
         return values
+
+    def _plate(self, name: str, size: int, dim: int) -> pyro.plate:
+        """Plates are kept between calls: making one costs more than a draw of a small site."""
+        key = (name, size, dim)
+        if key not in self._plates:
+            self._plates[key] = pyro.plate(name, size, dim=dim)
+        return self._plates[key]
 
     def _plate_size(self, position: int, dim: int) -> int:
         # Read off the parameter, so that parameters of a proposed grouping bring their own size.
@@ -260,7 +268,7 @@ class SiteGuide(nn.Module):
         for site in self.sites:
             if site.name not in (f"{name}_loc", f"{name}_scale"):
                 continue
-            start = biject_to(site.support).inv(first[site.name].to(self.locs[site.key]))
+            start = unconstrained_start(site.support, first[site.name].to(self.locs[site.key]))
             width = _inverse_softplus(torch.full_like(start, self.init_scale))
             for block, values in (("locs", start), ("unconstrained_scales", width)):
                 old = getattr(self, block)[site.key]
@@ -349,12 +357,33 @@ def _latent_site(name: str, node: Mapping[str, Any]) -> LatentSite:
     event_dim = fn.event_dim
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    if support not in (constraints.real, constraints.positive):
+    if not (_is_real(support) or _is_positive(support)):
         support = fn.support
     shape = biject_to(support).inverse_shape(node["value"].shape)
     unconstrained = event_dim + len(shape) - node["value"].dim()
     plates = tuple((frame.name, frame.dim) for frame in frames)
     return LatentSite(name, support, event_dim, unconstrained, plates)
+
+
+# By type, not by identity, which a copy of the guide would lose.
+def _is_real(support: constraints.Constraint) -> bool:
+    return type(support) is type(constraints.real)
+
+
+def _is_positive(support: constraints.Constraint) -> bool:
+    return type(support) is type(constraints.positive) and support.lower_bound == 0
+
+
+def unconstrained_start(support: constraints.Constraint, value: Tensor) -> Tensor:
+    """
+    Where a group parameter starts in the unconstrained space: at ``value``, or in the middle of
+    its support where the value is outside or so near the edge that no gradient would move it.
+    """
+    start = biject_to(support).inv(value)
+    usable = support.check(value) & start.isfinite()
+    if not _is_real(support):
+        usable = usable & (start.abs() < 20)
+    return torch.where(usable, start, 0.0)
 
 
 def _inverse_softplus(positive: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class AutoMeanField(SiteGuide):
     """
     A fully factorised normal posterior, log-normal on positive sites. Unlike Pyro's AutoNormal it
     emits these distributions themselves, so that
-    :class:`~pyro_groupprior.GroupELBO` and :class:`~pyro.infer.TraceMeanField_ELBO` take the
+    :class:`~pyro_groupprior.MeanFieldELBO` and :class:`~pyro.infer.TraceMeanField_ELBO` take the
     weights' divergence from their group prior in closed form, given the group parameters; and it
     starts from the net's own weights.
 

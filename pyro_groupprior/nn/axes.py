@@ -69,6 +69,11 @@ def _layer(owned: Owned) -> str:
     return owned.name.rpartition(".")[0]
 
 
+def _local(owned: Owned) -> str:
+    """The parameter's name within its module."""
+    return owned.name.rpartition(".")[2]
+
+
 def _dense(owned: Owned, layer: str, row_dim: int = 0, column_dim: int = 1) -> Axes:
     """A weight with one dimension of units and one of inputs; further ones are kernel sizes."""
     shape = owned.parameter.shape
@@ -95,11 +100,11 @@ def _by_shape(owned: Owned) -> Axes:
 
 def _conv(owned: Owned, net: nn.Module) -> Axes | None:
     module, layer = owned.module, _layer(owned)
-    if not isinstance(module, _CONV) or not owned.name.endswith("weight"):
-        if isinstance(module, _CONV):
-            fan_in = module.weight.numel() // module.out_channels
-            return _bias(owned, layer, fan_in, module.in_channels)
+    if not isinstance(module, _CONV) or _local(owned) not in ("weight", "bias"):
         return None
+    if _local(owned) == "bias":
+        fan_in = module.weight.numel() // module.out_channels
+        return _bias(owned, layer, fan_in, module.in_channels)
     axes = _dense(owned, layer)
     # Output channels of group k read the k-th block of input channels.
     per_group_out = module.out_channels // module.groups
@@ -110,12 +115,12 @@ def _conv(owned: Owned, net: nn.Module) -> Axes | None:
 
 def _conv_transpose(owned: Owned, net: nn.Module) -> Axes | None:
     module, layer = owned.module, _layer(owned)
-    if not isinstance(module, _CONV_TRANSPOSE):
+    if not isinstance(module, _CONV_TRANSPOSE) or _local(owned) not in ("weight", "bias"):
         return None
     per_group_out = module.out_channels // module.groups
     per_group_in = module.in_channels // module.groups
     fan_in = module.weight.numel() // module.in_channels // per_group_out * per_group_in
-    if not owned.name.endswith("weight"):
+    if _local(owned) == "bias":
         return _bias(owned, layer, fan_in, module.in_channels)
     axes = _dense(owned, layer, row_dim=1, column_dim=0)
     rows = axes.column // per_group_in * per_group_out + axes.row
@@ -183,12 +188,21 @@ def _attention(owned: Owned, net: nn.Module) -> Axes | None:
     module = owned.module
     if not isinstance(module, nn.MultiheadAttention):
         return None
-    width = module.embed_dim // module.num_heads
+    embed, width = module.embed_dim, module.embed_dim // module.num_heads
+    # Query, key and value units follow each other, as in in_proj_weight. Where they are separate
+    # they read different inputs; else the same ones.
+    part = "qkv".index(local[0]) if local.endswith("_proj_weight") and local[0] in "qkv" else 0
+    part = {"bias_k": 1, "bias_v": 2}.get(local, part)
+    separate = getattr(module, "in_proj_weight", None) is None
+    constant = embed + module.kdim + module.vdim if separate else embed
     if owned.parameter.dim() == 2:
         axes = _dense(owned, path)
+        offset = (0, embed, embed + module.kdim)[part]
     else:
-        axes = _bias(owned, path, module.embed_dim, module.embed_dim)
-    return Axes(path, axes.fan_in, axes.row, axes.column, axes.row % module.embed_dim // width)
+        axes = _bias(owned, path, embed, constant)
+        offset = 0
+    head = axes.row % embed // width
+    return Axes(path, axes.fan_in, axes.row + part * embed, axes.column + offset, head)
 
 
 _RULES: tuple[Rule, ...] = (

@@ -48,7 +48,7 @@ def initial_assignment(
         return _by_keys([_keys(grouping, item, net) for item in owned])
     if callable(grouping) and not isinstance(grouping, Tensor):
         grouping = grouping(layout)
-    if isinstance(grouping, (Tensor, Sequence)):
+    if isinstance(grouping, (Tensor, Sequence)) and not isinstance(grouping, str):
         grouping = Assignment(torch.as_tensor(grouping))
     if not isinstance(grouping, Assignment):
         raise TypeError(

@@ -20,12 +20,12 @@ from ..assignment import Assignment, AssignmentBuffer
 from ..families import Family, as_family
 from ..hyperpriors import Hyper
 from ..layout import Layout
-from ..likelihoods import Likelihood
+from ..likelihoods import Likelihood, beside
 from ..primitives import check_base_scale, check_prior, expose_parameters, sample_weights
 from .draws import map_draws
 from .grouping import Grouping, fan_in_scale, initial_assignment
 from .noise import LocalNoise, PosteriorReader, local_modules
-from .selection import Owned, Rule, select_parameters
+from .selection import Owned, Rule, owned_parameters, repeated_names, select_parameters
 
 
 class BayesianModule(PyroModule):
@@ -94,10 +94,10 @@ class BayesianModule(PyroModule):
         if num_data is not None and num_data < 1:
             raise ValueError(f"num_data: expected a positive number, got {num_data}")
         check_prior(loc, scale, family)
-        names = [item.name for item in select_parameters(net, bayesian)]
+        names = {item.name for item in select_parameters(net, bayesian)}
         super().__init__()
         net = copy.deepcopy(net)
-        owned = select_parameters(net, names)
+        owned = [item for item in owned_parameters(net) if item.name in names]
         layout = Layout(
             [(item.name, item.parameter.shape) for item in owned],
             {item.name: item.aliases for item in owned},
@@ -118,6 +118,7 @@ class BayesianModule(PyroModule):
         self.likelihood = likelihood
         self.num_data = num_data
         self.layout = layout
+        self._repeated = repeated_names(net, layout)
         self.site = name
         self.prior_loc, self.prior_scale = loc, scale
         self.family, self.centered = as_family(family), centered
@@ -157,6 +158,8 @@ class BayesianModule(PyroModule):
 
     def _call(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
         args, kwargs = _arguments(inputs)
+        for name in self._repeated:
+            del tensors[name]
         # Tied tensors are listed under every name already, which spares torch the search.
         return functional_call(self._parts[0], tensors, args, kwargs, tie_weights=False)
 
@@ -171,21 +174,30 @@ class BayesianModule(PyroModule):
         with PosteriorReader(self.site) as posterior:
             weights = self.sample_weights()
         if posterior.moments is not None:
+            if weights.dim() > 1:
+                raise ValueError(
+                    "local_reparam: it cannot be vectorised over particles; use "
+                    "vectorize_particles=False"
+                )
+            loc, scale = posterior.moments
             modules = local_modules(self._parts[0], self.layout)
-            with LocalNoise(modules, self.layout, *posterior.moments) as noise:
+            num_rows = _num_rows(inputs if y is None else y)
+            with LocalNoise(modules, self.layout, loc, scale, num_rows) as noise:
                 output = self._call(noise.tensors(weights), inputs)
         elif weights.dim() == 1:
             output = self.call_net(weights, inputs)
         else:
             # Outer plates, as under vectorised particles: one net call for each draw.
-            weights = weights.reshape(-1, weights.shape[-1])
-            output = map_draws(lambda draw: self.call_net(draw, inputs), weights)
+            draws = weights.reshape(-1, weights.shape[-1])
+            output = map_draws(lambda draw: self.call_net(draw, inputs), draws)
         if self.likelihood is not None:
-            self._observe(output, y, draws=weights.dim() - 1)
+            self._observe(output, y, batch_dims=weights.dim() - 1)
         return output
 
-    def _observe(self, output: Any, y: Tensor | None, draws: int) -> None:
+    def _observe(self, output: Any, y: Tensor | None, batch_dims: int) -> None:
+        """:param int batch_dims: how many outer plates there are; their draws stand in one row."""
         assert self.likelihood is not None
+        draws = min(batch_dims, 1)
         if not isinstance(output, Tensor):
             raise TypeError(
                 f"net: a likelihood needs a tensor as output, got {type(output).__name__}; wrap "
@@ -193,10 +205,12 @@ class BayesianModule(PyroModule):
             )
         if output.dim() == draws:
             raise ValueError("net: expected an output with one row for each observation")
-        latents = {
-            name: value.reshape(-1, *[1] * (output.dim() - 1)) if value.dim() else value
-            for name, value in self.likelihood.sample_latents(output).items()
-        }
+        latents = self.likelihood.sample_latents(output)
+        if draws:
+            latents = {
+                name: beside(value, value.shape[batch_dims:], output) if value.dim() else value
+                for name, value in latents.items()
+            }
         fn = self.likelihood.distribution(output, latents)
         fn = fn.to_event(len(fn.batch_shape) - draws - 1)
         if y is not None:
@@ -213,6 +227,15 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, (tuple, list)):
         return tuple(inputs), {}
     return (inputs,), {}
+
+
+def _num_rows(data: Any) -> int:
+    """The number of rows of the first tensor found."""
+    args, kwargs = _arguments(data)
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and value.dim():
+            return value.shape[0]
+    return -1
 
 
 def _base_scale(base_scale: str | float | Tensor, net: nn.Module, owned: Sequence[Owned]) -> Tensor:

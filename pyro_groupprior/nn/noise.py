@@ -54,6 +54,8 @@ def local_modules(net: nn.Module, layout: Layout) -> dict[str, nn.Module]:
         for path, module in net.named_modules()
         if type(module) in (nn.Linear, *_CONV)
         and getattr(module, "padding_mode", "zeros") == "zeros"
+        # Norms of weights (torch.nn.utils.spectral_norm) replace "weight" by something else.
+        and {"weight"} <= {name for name, _ in module.named_parameters()} <= {"weight", "bias"}
         and all(f"{path}.{name}".lstrip(".") in free for name, _ in module.named_parameters())
     }
 
@@ -68,7 +70,9 @@ class LocalNoise:
       reparametrisation, Kingma, Salimans, Welling 2015, eq. 6);
     - layers that use a weight at many positions of a row (convolutions, linear layers on
       sequences) flip the signs of one shared perturbation for each row (flipout, Wen et al. 2018,
-      eq. 4), which stays exact where independent noise at each position would not be.
+      eq. 4), which stays exact where independent noise at each position would not be;
+    - where the first dimension of a layer's input does not count the rows of data, as inside a
+      transformer with ``batch_first=False``, the noise is that of the sampled weights.
 
     All other modules compute with the sampled weights.
 
@@ -76,14 +80,20 @@ class LocalNoise:
     :param Layout layout: the net's packed tensors.
     :param Tensor loc: posterior means, shape ``[W]``.
     :param Tensor scale: posterior standard deviations, shape ``[W]``.
+    :param int num_rows: number of rows of data.
     :raises RuntimeError: if such a module runs twice in one pass: both runs would need the same
         weights, so that independent noise would be wrong.
     """
 
     def __init__(
-        self, modules: dict[str, nn.Module], layout: Layout, loc: Tensor, scale: Tensor
+        self,
+        modules: dict[str, nn.Module],
+        layout: Layout,
+        loc: Tensor,
+        scale: Tensor,
+        num_rows: int,
     ) -> None:
-        self._modules, self._layout = modules, layout
+        self._modules, self._layout, self._num_rows = modules, layout, num_rows
         self._loc, self._scale = layout.unpack(loc), layout.unpack(scale)
         self._handles: list[Any] = []
         self._seen: set[str] = set()
@@ -128,43 +138,45 @@ class LocalNoise:
         prefix = f"{path}." if path else ""
         weight, bias = f"{prefix}weight", f"{prefix}bias"
         is_linear = isinstance(module, nn.Linear)
-        if is_linear and x.dim() == 2:
+        by_rows = x.shape[0] == self._num_rows and (is_linear or x.dim() == module.weight.dim())
+        if is_linear and by_rows and x.dim() == 2:
             bias_variance = self._scale[bias].square() if bias in self._scale else None
             variance = F.linear(x.square(), self._scale[weight].square(), bias_variance)
             return _safe_sqrt(variance) * torch.randn_like(output)
-        batched = x.dim() > module.weight.dim() - (0 if is_linear else 1)  # else one lone row
-        rows = x.shape[0] if batched else 1
-        unit_dim = output.dim() - 1 if is_linear else (1 if batched else 0)
-        sign_in = _signs(x, rows, x.dim() - 1 if is_linear else (1 if batched else 0))
-        sign_out = _signs(output, rows, unit_dim)
         perturbation = self._sampled[weight] - self._loc[weight]
-        flipped = x * sign_in
-        if is_linear:
-            noise = F.linear(flipped, perturbation)
-        else:
-            noise = _CONV[type(module)](
-                flipped,
-                perturbation,
-                None,
-                module.stride,
-                module.padding,
-                module.dilation,
-                module.groups,
-            )
-        noise = noise * sign_out
+        if not by_rows:
+            shift = self._sampled[bias] - self._loc[bias] if bias in self._loc else None
+            return _apply(module, x, perturbation, shift)
+        unit_dim = x.dim() - 1 if is_linear else 1
+        noise = _apply(module, x * _signs(x, unit_dim), perturbation, None)
+        noise = noise * _signs(output, unit_dim)
         if bias in self._scale:
-            shape = [1] * output.dim()
-            shape[0], shape[unit_dim] = rows if batched else 1, output.shape[unit_dim]
             view = [1] * output.dim()
             view[unit_dim] = -1
-            noise = noise + self._scale[bias].view(view) * output.new_empty(shape).normal_()
+            shape = _rows_and_units(output, unit_dim)
+            random = torch.randn(shape, dtype=output.dtype, device=output.device)
+            noise = noise + self._scale[bias].view(view) * random
         return noise
 
 
-def _signs(like: Tensor, rows: int, unit_dim: int) -> Tensor:
-    """Random signs, one for each row and unit, the same at all positions."""
+def _apply(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the module does, with other weights."""
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, bias)
+    settings = (module.stride, module.padding, module.dilation, module.groups)
+    return _CONV[type(module)](x, weight, bias, *settings)
+
+
+def _rows_and_units(like: Tensor, unit_dim: int) -> list[int]:
+    """The shape of something that is the same at all positions."""
     shape = [1] * like.dim()
-    shape[0], shape[unit_dim] = (rows if unit_dim else like.shape[0]), like.shape[unit_dim]
+    shape[0], shape[unit_dim] = like.shape[0], like.shape[unit_dim]
+    return shape
+
+
+def _signs(like: Tensor, unit_dim: int) -> Tensor:
+    """Random signs, one for each row and unit."""
+    shape = _rows_and_units(like, unit_dim)
     return torch.randint(0, 2, shape, device=like.device).to(like.dtype).mul_(2).sub_(1)
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 from torch import nn
 
+from ..layout import Layout
+
 Predicate: TypeAlias = "Callable[[str, nn.Module, nn.Parameter], bool]"
 Rule: TypeAlias = "str | type[nn.Module] | Predicate"
 
@@ -43,6 +45,22 @@ def owned_parameters(net: nn.Module) -> Iterator[Owned]:
         yield Owned(name, module, parameter, tuple(names[id(parameter)][1:]))
 
 
+def repeated_names(net: nn.Module, layout: Layout) -> list[str]:
+    """
+    The names in a layout that reach the same attribute of the same module as an earlier one,
+    since a module stands in several places. Tied attributes of different modules are not such.
+    """
+    repeated, seen = [], set()
+    for entry in layout:
+        for name in (entry.name, *entry.aliases):
+            path, _, local = name.rpartition(".")
+            slot = (id(net.get_submodule(path)), local)
+            if slot in seen:
+                repeated.append(name)
+            seen.add(slot)
+    return repeated
+
+
 def select_parameters(net: nn.Module, bayesian: Rule | Iterable[Rule] | None) -> list[Owned]:
     """
     The parameters that are to be Bayesian.
@@ -65,6 +83,11 @@ def select_parameters(net: nn.Module, bayesian: Rule | Iterable[Rule] | None) ->
     owned = list(owned_parameters(net))
     if not owned:
         raise ValueError(f"net: expected a module with parameters, {type(net).__name__} has none")
+    for item in owned:
+        if isinstance(item.parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(
+                f"net: the parameter {item.name!r} has no shape yet; run the net once on some data"
+            )
     if bayesian is None:
         selected = [
             item
@@ -78,6 +101,8 @@ def select_parameters(net: nn.Module, bayesian: Rule | Iterable[Rule] | None) ->
             )
         return selected
     rules = list(bayesian) if isinstance(bayesian, (list, tuple, set)) else [bayesian]
+    if not rules:
+        raise ValueError("bayesian: expected at least one rule, got none")
     matched: set[str] = set()
     for rule in rules:
         names = {item.name for item in owned if _matches(rule, item)}  # type: ignore[arg-type]

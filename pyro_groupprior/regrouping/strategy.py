@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.neighbors import NearestCentroid
 
 from ..assignment import Assignment
 from .posterior import WeightPosterior
@@ -64,9 +63,11 @@ class Cluster:
         max_points: int = 20_000,
         seed: int = 0,
     ) -> None:
-        if not hasattr(clusterer, "get_params") or not hasattr(clusterer, "fit"):
+        if not hasattr(clusterer, "get_params") or not any(
+            hasattr(clusterer, method) for method in ("fit_predict", "predict")
+        ):
             raise TypeError(
-                f"clusterer: expected a scikit-learn estimator, got {type(clusterer).__name__}"
+                f"clusterer: expected a scikit-learn clusterer, got {type(clusterer).__name__}"
             )
         if features not in FEATURES:
             raise ValueError(f"features: expected one of {FEATURES}, got {features!r}")
@@ -101,7 +102,7 @@ class Cluster:
         else:
             labels = clusterer.fit_predict(chosen)
             if len(chosen) < len(points):
-                labels = NearestCentroid().fit(chosen, labels).predict(points)
+                labels = _nearest_centroid(points, chosen, labels)
         # Numbered without gaps: a cluster may be empty, and DBSCAN calls its noise -1.
         labels = np.unique(labels, return_inverse=True)[1]
         return Assignment(torch.as_tensor(labels)).to(device)
@@ -116,3 +117,16 @@ class Cluster:
             raise FloatingPointError("posterior: expected finite means and deviations")
         spread = points.std(0)
         return (points - points.mean(0)) / np.where(spread > 0, spread, 1.0)
+
+
+def _nearest_centroid(points: np.ndarray, chosen: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """
+    Clusters of all points, given those of some. scikit-learn's NearestCentroid refuses a single
+    cluster and warns of clusters without spread, both of which may well be.
+    """
+    nearest, least = np.zeros(len(points), dtype=int), np.full(len(points), np.inf)
+    for number, label in enumerate(np.unique(labels)):
+        distance = np.square(points - chosen[labels == label].mean(0)).sum(1)
+        nearest[distance < least] = number
+        least = np.minimum(least, distance)
+    return nearest

@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyro
 import torch
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from torch import Tensor, nn
 
 from ..assignment import AssignmentBuffer
-from ..guides import SiteGuide
 from ..storage import read_file, write_file
 from .history import History
 from .regroup_step import check_guide_can_follow, remake_guide
@@ -42,6 +43,8 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
         module = getattr(svi, part)
         if isinstance(module, nn.Module):
             tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+    for name, buffer in _loose_buffers(svi).items():
+        tensors |= {f"groups.{name}.{key}": value for key, value in buffer.state_dict().items()}
     stored = [name for name in svi.parameters if name.startswith("store.")]
     tensors |= {name: svi.parameters[name] for name in stored}
     optimizer = svi.optimizer.state_dict()
@@ -54,19 +57,20 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
                 numbers[f"{index}.{key}"] = value
     random_tensors, random_numbers = _random_state()
     tensors |= random_tensors
-    if svi.batches.epoch_start is not None:
-        tensors["batches.epoch_start"] = svi.batches.epoch_start
-    if svi.batches.loader_start is not None:
-        tensors["batches.loader_start"] = svi.batches.loader_start
+    tensors |= {f"batches.{name}": value for name, value in svi.batches.state().items()}
+    scheduler = svi.scheduler
     metadata = {
         "step": svi.step_count,
         "epoch": svi.epoch,
         "phase": svi.phase,
         "position": svi.batches.position,
+        "epoch_loss": list(svi.epoch_loss),
         "history": svi.history.to_dict(),
         "parameters": list(svi.parameters),
+        "num_groups": _num_groups(svi),
+        "kinds": _kinds(svi),
         "optimizer": {"groups": optimizer["param_groups"], "numbers": numbers},
-        "scheduler": None if svi.scheduler is None else svi.scheduler.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
         "random": random_numbers,
     }
     write_file(path, KIND, tensors, metadata)
@@ -88,25 +92,45 @@ def load_checkpoint(svi: PhasedSVI, path: str | Path, *args: Any, **kwargs: Any)
             )
         svi.setup(*args, **kwargs)
     _check(svi, tensors, metadata)
+    before = _num_groups(svi)
     if isinstance(svi.model, nn.Module):
         svi.model.load_state_dict(_part(tensors, "model"))
-    if _differs(svi.guide, _part(tensors, "guide")):
+    for name, buffer in _loose_buffers(svi).items():
+        buffer.load_state_dict(_part(tensors, f"groups.{name}"))
+    _load_store(svi, _part(tensors, "store"))
+    if isinstance(svi.guide, AutoGuide) and metadata["num_groups"] != before:
         remake_guide(svi)  # for the grouping that has just been loaded
     if isinstance(svi.guide, nn.Module):
         svi.guide.load_state_dict(_part(tensors, "guide"))
-    with torch.no_grad():
-        for name, value in _part(tensors, "store").items():
-            svi.parameters[f"store.{name}"].copy_(value)
     svi.make_optimizer()
     _load_optimizer(svi, tensors, metadata)
     if svi.scheduler is not None:
-        svi.scheduler.load_state_dict(metadata["scheduler"])
+        svi.scheduler.load_state_dict(_like(svi.scheduler.state_dict(), metadata["scheduler"]))
     svi.step_count, svi.epoch = metadata["step"], metadata["epoch"]
     svi.phase, svi.history = metadata["phase"], History.from_dict(metadata["history"])
-    svi.batches.position = metadata["position"]
-    svi.batches.epoch_start = tensors.get("batches.epoch_start")
-    svi.batches.loader_start = tensors.get("batches.loader_start")
+    svi.epoch_loss = tuple(metadata["epoch_loss"])
+    svi.batches.load_state(metadata["position"], _part(tensors, "batches"))
     _set_random_state(tensors, metadata["random"])
+
+
+def _loose_buffers(svi: PhasedSVI) -> dict[str, AssignmentBuffer]:
+    """Groupings that are no part of the model's own state, as when the model is a function."""
+    modules = svi.model.modules() if isinstance(svi.model, nn.Module) else ()
+    own = {id(module) for module in modules}
+    return {
+        name: site.source
+        for name, site in svi.groups.items()
+        if isinstance(site.source, AssignmentBuffer) and id(site.source) not in own
+    }
+
+
+def _num_groups(svi: PhasedSVI) -> dict[str, int]:
+    return {name: site.assignment.num_groups for name, site in svi.groups.items()}
+
+
+def _kinds(svi: PhasedSVI) -> dict[str, str]:
+    parts = {"guide": svi.guide, "optimizer": svi.optimizer, "scheduler": svi.scheduler}
+    return {part: type(value).__name__ for part, value in parts.items()}
 
 
 def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -116,51 +140,123 @@ def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def _check(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Find out all that could go wrong before anything is changed."""
-    for part in ("model", "guide"):
-        module = getattr(svi, part)
-        own = module.state_dict() if isinstance(module, nn.Module) else {}
-        saved = _part(tensors, part)
-        if set(own) != set(saved):
-            odd = sorted(set(own) ^ set(saved))
-            raise ValueError(f"path: the file is of another {part}; they differ in {odd[:5]}")
-        for name, value in own.items():
-            if not _fits(module, name, value.shape, saved[name].shape):
-                raise ValueError(
-                    f"path: the file is of another {part}: {name} has shape "
-                    f"{tuple(saved[name].shape)} there, {tuple(value.shape)} here"
-                )
+    for part, kind in _kinds(svi).items():
+        saved = metadata["kinds"][part]
+        if kind != saved:
+            raise ValueError(f"path: the file is of another {part}: {saved} there, {kind} here")
+    own_groups, saved_groups = _num_groups(svi), metadata["num_groups"]
+    if set(own_groups) != set(saved_groups):
+        raise ValueError(
+            f"path: the file has the group priors {sorted(saved_groups)}, this run "
+            f"{sorted(own_groups)}"
+        )
+    for part, name, own in _states(svi):
+        path = f"{part}.{name}"
+        if path not in tensors or not _fits(svi, part, name, own, tensors[path], saved_groups):
+            there = tuple(tensors[path].shape) if path in tensors else "missing"
+            raise ValueError(
+                f"path: the file is of another {_PARTS[part]}: {name} is {there} there, "
+                f"{tuple(own.shape)} here"
+            )
+    known = {f"{part}.{name}" for part, name, _ in _states(svi)}
+    odd = [n for n in tensors if n.partition(".")[0] in _PARTS and n not in known]
+    if odd:
+        part = _PARTS[odd[0].partition(".")[0]]
+        raise ValueError(f"path: the file is of another {part}: it has {odd[:5]}")
     if metadata["parameters"] != list(svi.parameters):
-        odd = sorted(set(metadata["parameters"]) ^ set(svi.parameters))
-        raise ValueError(f"path: the file has other trainable parameters; they differ in {odd[:5]}")
-    if (metadata["scheduler"] is None) != (svi.scheduler is None):
-        raise ValueError("path: a scheduler is either in the file or in this run, not in both")
+        differing = sorted(set(metadata["parameters"]) ^ set(svi.parameters))
+        raise ValueError(f"path: the file has other trainable parameters: {differing}")
     assert svi.optimizer is not None
-    own_groups, saved_groups = svi.optimizer.param_groups, metadata["optimizer"]["groups"]
-    if [set(group) for group in own_groups] != [set(group) for group in saved_groups]:
+    saved_options = [set(group) for group in metadata["optimizer"]["groups"]]
+    if [set(group) for group in svi.optimizer.param_groups] != saved_options:
         raise ValueError("path: the file was saved with another kind of optimizer")
-    if _differs(svi.guide, _part(tensors, "guide")):
+    if own_groups != saved_groups and isinstance(svi.guide, AutoGuide):
         for name in svi.groups:
             check_guide_can_follow(svi, name)
 
 
-def _fits(module: nn.Module, name: str, own: torch.Size, saved: torch.Size) -> bool:
+_PARTS = {
+    "model": "model",
+    "guide": "guide",
+    "groups": "grouping",
+    "store": "set of learned points",
+}
+
+
+def _states(svi: PhasedSVI) -> Iterator[tuple[str, str, Tensor]]:
+    """Part, name and present value of all tensors that a checkpoint of this run has to hold."""
+    for part in ("model", "guide"):
+        module = getattr(svi, part)
+        if isinstance(module, nn.Module):
+            for name, value in module.state_dict().items():
+                yield part, name, value
+    for name, buffer in _loose_buffers(svi).items():
+        for key, value in buffer.state_dict().items():
+            yield "groups", f"{name}.{key}", value
+    for name, value in svi.parameters.items():
+        if name.startswith("store."):
+            yield "store", name.removeprefix("store."), value
+
+
+def _fits(
+    svi: PhasedSVI, part: str, name: str, own: Tensor, saved: Tensor, num_groups: dict[str, int]
+) -> bool:
     """Whether a saved tensor can be loaded: the number of groups may differ, all else may not."""
-    if own == saved:
-        return True
-    owner, _, local = name.rpartition(".")
-    if isinstance(module, AutoGuide):
-        return len(own) == len(saved)  # made anew for the file's grouping
-    if isinstance(module, SiteGuide):
-        return name in module.group_parameters() and own[1:] == saved[1:]
-    if isinstance(module.get_submodule(owner), AssignmentBuffer):
-        return local == "responsibilities" or own[:1] == saved[:1]
-    return False
+    if part in ("model", "groups"):
+        owner, _, local = name.rpartition(".")
+        model: Any = svi.model
+        buffers = part == "groups" or isinstance(model.get_submodule(owner), AssignmentBuffer)
+        if buffers and local in ("index", "responsibilities"):  # hard or soft, of the same weights
+            return local == "responsibilities" or own.shape[:1] == saved.shape[:1]
+        return own.shape == saved.shape
+    expected = list(own.shape)
+    if part == "guide" and isinstance(svi.guide, AutoContinuous):
+        present, latents = _num_groups(svi), dict(svi.guide.prototype_trace.iter_stochastic_nodes())
+        more = sum(
+            num_groups[group] - present[group]
+            for group in present
+            for site in (f"{group}_loc", f"{group}_scale")
+            if site in latents
+        )
+        square = name.startswith("scale_tril")
+        expected = [n + more if d == 0 or square else n for d, n in enumerate(expected)]
+    else:
+        group = _group_of(num_groups, name)
+        if group is not None and expected:
+            expected[0] = num_groups[group]
+    return list(saved.shape) == expected
 
 
-def _differs(guide: Any, saved: dict[str, Tensor]) -> bool:
-    if not isinstance(guide, AutoGuide):
-        return False
-    return any(value.shape != saved[name].shape for name, value in guide.state_dict().items())
+def _group_of(num_groups: dict[str, int], name: str) -> str | None:
+    """The group prior whose location or scale a parameter of guide or ParamStore is for."""
+    path = "." + name.removesuffix("_unconstrained").replace("/", ".")
+    for group in num_groups:
+        if path.endswith((f".{group}_loc", f".{group}_scale")):
+            return group
+    return None
+
+
+@torch.no_grad()
+def _load_store(svi: PhasedSVI, saved: dict[str, Tensor]) -> None:
+    store = pyro.get_param_store()
+    for name, value in saved.items():
+        own = svi.parameters[f"store.{name}"]
+        if own.shape != value.shape:
+            # Learned group parameters, real or positive: one is either. The value itself follows.
+            store[name] = own.new_ones(value.shape)
+            own = store[name].unconstrained()
+        own.copy_(value)
+
+
+def _like(own: Any, saved: Any) -> Any:
+    """What JSON cannot say: dictionaries with integer keys, as the milestones of MultiStepLR."""
+    if isinstance(own, dict) and isinstance(saved, dict):
+        numbers = bool(own) and all(isinstance(key, int) for key in own)
+        names = {int(key) if numbers else key: value for key, value in saved.items()}
+        return type(own)({key: _like(own.get(key), value) for key, value in names.items()})
+    if isinstance(own, (list, tuple)) and isinstance(saved, list) and len(own) == len(saved):
+        return type(own)(_like(a, b) for a, b in zip(own, saved))
+    return saved
 
 
 def _load_optimizer(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
@@ -172,10 +268,7 @@ def _load_optimizer(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[s
     ]:
         index, _, key = path.partition(".")
         state.setdefault(int(index), {})[key] = value
-    groups = [dict(group) for group in metadata["optimizer"]["groups"]]
-    for group in groups:
-        if "betas" in group:
-            group["betas"] = tuple(group["betas"])  # JSON knows lists only
+    groups = _like(svi.optimizer.state_dict()["param_groups"], metadata["optimizer"]["groups"])
     svi.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 

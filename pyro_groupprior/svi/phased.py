@@ -26,7 +26,7 @@ from .groups import GroupSite, find_groups
 from .history import EpochRecord, History
 from .optimizer import make_optimizer
 from .parameters import collect_parameters, quiet
-from .regroup_step import regroup_step
+from .regroup_step import carry_out, plan_regroup
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], "torch.optim.lr_scheduler.LRScheduler"]
 
@@ -112,6 +112,7 @@ class PhasedSVI:
         self.history = History()
         self.should_stop = False
         self.batches = ResumableBatches()
+        self.epoch_loss = (0.0, 0)  # sum and number of the losses of the present epoch
         self.last_batch: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     @property
@@ -135,6 +136,7 @@ class PhasedSVI:
         if self.optimizer is not None:
             return
         check_batch(args)
+        check_batch(kwargs)
         for part in (self.model, self.guide):
             if hasattr(part, "states_params"):
                 part.states_params = False  # the optimizer finds them by itself
@@ -247,9 +249,11 @@ class PhasedSVI:
         """
         if self.regroup_schedule is None or self.optimizer is None:
             raise RuntimeError("regroup: needs a Regroup and at least one step before it")
+        schedule = self.regroup_schedule
+        plans = [plan_regroup(self, site, schedule) for site in self.groups.values()]
         self.phase += 1
-        for name in self.groups:
-            regroup_step(self, self.groups[name], self.regroup_schedule)
+        for plan in plans:
+            carry_out(self, plan)
         for callback in self.callbacks:
             callback.on_phase(self)
 
@@ -278,29 +282,34 @@ class PhasedSVI:
         load_checkpoint(self, path, *args, **kwargs)
 
     def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
-        losses = []
         device = next(iter(self.parameters.values())).device if self.parameters else None
         for batch in self.batches.epoch(loader):
             if device is None:
                 device = _device(self.model)
             if device is not None:
                 batch = move_batch(batch, device)
-            if isinstance(batch, dict):
-                losses.append(self.step(**batch))
-            else:
-                losses.append(self.step(*batch if isinstance(batch, (tuple, list)) else (batch,)))
+            try:
+                if isinstance(batch, dict):
+                    loss = self.step(**batch)
+                else:
+                    loss = self.step(*batch if isinstance(batch, (tuple, list)) else (batch,))
+            except BaseException:
+                self.batches.position -= 1  # a batch that failed is not done
+                raise
+            self.epoch_loss = (self.epoch_loss[0] + loss, self.epoch_loss[1] + 1)
             for callback in callbacks:
-                callback.on_step(self, losses[-1])
+                callback.on_step(self, loss)
             if self.should_stop:
                 return
         assert self.optimizer is not None
+        (total, steps), self.epoch_loss = self.epoch_loss, (0.0, 0)
         self.epoch += 1
         self.history.epochs.append(
             EpochRecord(
                 epoch=self.epoch,
                 step=self.step_count,
                 phase=self.phase,
-                loss=sum(losses) / len(losses),
+                loss=total / steps,
                 learning_rate=float(self.optimizer.param_groups[0]["lr"]),
                 kl_weight=self.kl_weight,
             )

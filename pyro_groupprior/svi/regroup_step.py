@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyro
 import torch
-from pyro.infer.autoguide import AutoGuide
+from pyro.infer.autoguide import AutoGuide, AutoLowRankMultivariateNormal
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from ..assignment import Assignment, AssignmentBuffer
 from ..guides import SiteGuide, posterior_moments
 from ..guides.base import ParameterMove
-from ..guides.pyro_autoguides import carry_over
+from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians
+from ..handlers import RegroupMessenger
 from ..regrouping import Regroup, match_groups
 from .groups import GroupSite, group_start
 from .history import PhaseRecord
@@ -26,49 +30,106 @@ if TYPE_CHECKING:
     from .phased import PhasedSVI
 
 
-def regroup_step(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> None:
+@dataclass(frozen=True)
+class Plan:
     """
-    Propose a new grouping of one group prior, commit it, and let guide and optimizer follow. The
-    weights' own parameters and optimizer state stay exactly as they are.
+    A regroup that has been thought through but not carried out.
 
-    :raises ValueError: if the proposal is for other weights, or the guide cannot follow; nothing
-        has changed then.
+    :param Assignment matched: the new grouping, under the old groups' names.
+    :param Tensor source: the old group whose parameters each new one takes over, or -1.
+    :param first: where group parameters without a predecessor start, by site name.
+    :param float churn: the share of the weights that change group.
+    """
+
+    site: GroupSite
+    matched: Assignment
+    source: Tensor
+    first: dict[str, Tensor]
+    churn: float
+
+    @property
+    def stays(self) -> bool:
+        """Whether every group parameter stays what it is."""
+        return torch.equal(self.source, torch.arange(self.site.assignment.num_groups))
+
+
+def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
+    """
+    Propose a new grouping of one group prior, and find out all that could go wrong with it.
+    Nothing changes.
+
+    :raises ValueError: if the proposal is for other weights, or model or guide cannot follow.
     """
     args, kwargs = svi.last_batch
     posterior = site.posterior(*posterior_moments(svi.guide, site.name, *args, **kwargs))
     proposal = schedule.strategy.propose(posterior)
     matched, source = match_groups(site.assignment, proposal.to(posterior.mean.device))
-    churn = site.assignment.churn(matched)
+    # By the names of the old groups, which a smaller number of groups has shifted.
+    fresh = site.assignment.num_groups + torch.arange(matched.num_groups)
+    churn = site.assignment.churn(matched.relabel(torch.where(source < 0, fresh, source)))
     start = group_start(posterior, matched, schedule.hyper)
     if schedule.hyper != "carry":
         source = torch.full_like(source, -1)
     first = dict(zip((f"{site.name}_loc", f"{site.name}_scale"), start, strict=True))
-    stays = torch.equal(source, torch.arange(site.assignment.num_groups))
-    if not stays:
+    plan = Plan(site, matched, source, first, churn)
+    if not plan.stays:
         check_guide_can_follow(svi, site.name)
+    # Fixed values or hyperpriors for each group may not fit another number of groups.
+    proposed = RegroupMessenger({site.name: matched})
+    with quiet(svi.model), pyro.poutine.block(), proposed, _LearnedPoints(first):
+        svi.model(*args, **kwargs)
+    return plan
+
+
+class _LearnedPoints(Messenger):
+    """Learned group parameters as they will be, while those in the ParamStore are as they were."""
+
+    def __init__(self, values: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = values
+
+    def _pyro_param(self, msg: Message) -> None:
+        if msg["name"] in self.values:
+            msg["value"], msg["done"] = self.values[msg["name"]], True
+
+
+def carry_out(svi: PhasedSVI, plan: Plan) -> None:
+    """
+    Commit a regroup, and let guide and optimizer follow. The weights' own parameters and
+    optimizer state stay exactly as they are.
+    """
+    site, stays = plan.site, plan.stays
     assert isinstance(site.source, AssignmentBuffer) and svi.optimizer is not None
-    site.source.assignment = matched
-    moves = _move_store(site.name, source, first)
+    site.source.assignment = plan.matched
+    moves = _move_store(plan.source, plan.first)
     if isinstance(svi.guide, SiteGuide):
-        moves += svi.guide.regroup(site.name, source, first)
+        moves += svi.guide.regroup(site.name, plan.source, plan.first)
     elif not stays and isinstance(svi.guide, AutoGuide):
         old = remake_guide(svi)
-        moves += carry_over(old, svi.guide, site.name, source)
+        moves += carry_over(old, svi.guide, site.name, plan.source, plan.first)
     move_state(svi.optimizer, moves)
     svi.rename_parameters(moves)
-    _record(svi, site, matched, churn)
+    _record(svi, plan)
 
 
 def check_guide_can_follow(svi: PhasedSVI, name: str) -> None:
     """
     :raises ValueError: if the guide cannot be given another number of groups.
     """
-    if isinstance(svi.guide, SiteGuide) or svi.guide_factory is not None:
+    if isinstance(svi.guide, SiteGuide):
         return
-    raise ValueError(
-        f"guide: {type(svi.guide).__name__} cannot take another set of groups of {name!r}; give "
-        "PhasedSVI the class, or a functools.partial of it, so that it can be made anew"
-    )
+    kind = type(svi.guide).__name__
+    if svi.guide_factory is None:
+        raise ValueError(
+            f"guide: {kind} cannot take another set of groups of {name!r}; give PhasedSVI the "
+            "class, or a functools.partial of it, so that it can be made anew"
+        )
+    if not isinstance(svi.guide, RESIZABLE):
+        known = ", ".join(guide.__name__ for guide in RESIZABLE)
+        raise ValueError(
+            f"guide: {kind} cannot take another set of groups of {name!r}; of Pyro's guides "
+            f"{known} can"
+        )
 
 
 def remake_guide(svi: PhasedSVI) -> AutoGuide:
@@ -84,46 +145,49 @@ def remake_guide(svi: PhasedSVI) -> AutoGuide:
         if id(parameter) in own:
             del store[key]  # or the new guide would adopt it, of the old size
     svi.guide = svi.guide_factory(svi.model)
+    if isinstance(old, AutoLowRankMultivariateNormal):
+        svi.guide.rank = old.rank  # by default it depends on the number of latents
     with quiet(svi.model), pyro.poutine.block():
         svi.guide(*args, **kwargs)
     return old
 
 
-def _move_store(name: str, source: Tensor, first: dict[str, Tensor]) -> list[ParameterMove]:
+@torch.no_grad()
+def _move_store(source: Tensor, first: dict[str, Tensor]) -> list[ParameterMove]:
     """Group parameters that are learned points live in Pyro's ParamStore under the site's name."""
     store, moves = pyro.get_param_store(), []
     for site, start in first.items():
         if site not in store:
             continue
-        value = store[site]
-        old = value.unconstrained()
-        rows = value.detach()[source.clamp(min=0).to(value.device)]
-        fresh = (source < 0).to(value.device)
-        store[site] = torch.where(fresh, start.to(rows), rows)
-        moves.append(ParameterMove(old, store[site].unconstrained(), source))
+        old = store[site].unconstrained()
+        store[site] = start.to(old)
+        new = store[site].unconstrained()
+        # Not by way of the constrained values: there and back again costs a rounding.
+        new.copy_(torch.where((source < 0).to(old.device), new, old[source.clamp(min=0)]))
+        moves.append(ParameterMove(old, new, source))
     return moves
 
 
 @torch.no_grad()
-def _record(svi: PhasedSVI, site: GroupSite, matched: Assignment, churn: float) -> None:
+def _record(svi: PhasedSVI, plan: Plan) -> None:
     args, kwargs = svi.last_batch
-    values = dict(svi.guide.median(*args, **kwargs)) if hasattr(svi.guide, "median") else {}
-    names = (f"{site.name}_loc", f"{site.name}_scale")
-    if not all(name in values for name in names):
-        # Fixed or learned points are no latent sites: the model itself knows them.
-        with quiet(svi.model), pyro.poutine.block():
+    names = tuple(plan.first)
+    with quiet(svi.model), pyro.poutine.block():
+        values = posterior_medians(svi.guide, *args, **kwargs)
+        if not all(name in values for name in names):
+            # Fixed or learned points are no latent sites: the model itself knows them.
             nodes = pyro.poutine.trace(svi.model).get_trace(*args, **kwargs).nodes
-        values = {name: values.get(name, nodes[name]["value"]) for name in names}
-    locs, scales = (values[name].expand(matched.num_groups).tolist() for name in names)
+            values = {name: values.get(name, nodes[name]["value"]) for name in names}
+    locs, scales = (values[name].expand(plan.matched.num_groups).tolist() for name in names)
     svi.history.phases.append(
         PhaseRecord(
-            name=site.name,
+            name=plan.site.name,
             phase=svi.phase,
             epoch=svi.epoch,
             step=svi.step_count,
-            churn=churn,
-            num_groups=matched.num_groups,
-            sizes=tuple(matched.sizes().tolist()),
+            churn=plan.churn,
+            num_groups=plan.matched.num_groups,
+            sizes=tuple(plan.matched.sizes().tolist()),
             locs=tuple(locs),
             scales=tuple(scales),
         )

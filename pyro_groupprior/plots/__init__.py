@@ -1,0 +1,10 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Pictures of groups, training and predictions, on Matplotlib axes."""
+
+from .groups import plot_group_priors
+from .predictions import plot_predictions, plot_reliability
+from .training import plot_history
+
+__all__ = ["plot_group_priors", "plot_history", "plot_predictions", "plot_reliability"]

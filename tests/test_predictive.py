@@ -1,0 +1,373 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Predictions against closed forms, Pyro's own Predictive, and one draw after the other."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import scipy.stats
+import torch
+from pyro.infer import MCMC, NUTS, Predictive
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from torch import Tensor, nn
+
+from pyro_groupprior import (
+    Assignment,
+    AutoLowRank,
+    AutoMeanField,
+    BayesianModule,
+    Learned,
+    PhasedSVI,
+    Prediction,
+    init_to_weights,
+    likelihoods,
+    load_draws,
+    predict,
+    save_draws,
+)
+
+from .nn.nets import LastState, SelfAttention, transformer
+
+DRAWS = 40
+
+
+def mlp(width_out: int = 2) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, width_out))
+
+
+def made(
+    likelihood: likelihoods.Likelihood, net: nn.Module | None = None, **options: Any
+) -> tuple[BayesianModule, dict[str, Tensor], Tensor]:
+    """A model, draws for it, and inputs."""
+    model = BayesianModule(mlp() if net is None else net, likelihood, **options)
+    draws = {
+        "weights": torch.randn(DRAWS, model.layout.num_weights),
+        "noise": torch.rand(DRAWS) + 0.1,
+    }
+    return model, draws, torch.randn(7, 3)
+
+
+def one_by_one(model: BayesianModule, weights: Tensor, x: Tensor) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        outputs = [
+            poutine.condition(model, data={"weights": draw})(x)
+            for draw in weights.reshape(-1, weights.shape[-1])
+        ]
+    return torch.stack(outputs)
+
+
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp": (mlp, (7, 3)),
+    "batch_norm": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        (7, 3),
+    ),
+    "convolution": (
+        lambda: nn.Sequential(nn.Conv1d(3, 2, 2), nn.Flatten(), nn.Linear(8, 1)),
+        (7, 3, 5),
+    ),
+    "lstm": (LastState, (7, 5, 3)),
+    "gru": (lambda: LastState(nn.GRU), (7, 5, 3)),
+    "attention": (SelfAttention, (7, 5, 4)),
+    "transformer": (lambda: transformer(dropout=0.5), (7, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("max_memory", [1.0, 2e-6])
+@pytest.mark.parametrize("name", NETS)
+def test_all_draws_at_once_equal_one_by_one(name: str, max_memory: float) -> None:
+    make_net, shape = NETS[name]
+    model = BayesianModule(make_net(), likelihoods.Normal(noise=0.3))
+    x, weights = torch.randn(shape), 0.5 * torch.randn(DRAWS, model.layout.num_weights)
+    prediction = predict(model, {"weights": weights}, x, max_memory=max_memory)
+    expected = one_by_one(model, weights, x)
+    torch.testing.assert_close(prediction.outputs, expected, rtol=1e-4, atol=1e-5)
+    assert prediction.mean.shape == expected.shape[1:]
+
+
+def test_a_small_memory_is_kept_to() -> None:
+    """The chunks that the net truly sees."""
+    sizes: list[int] = []
+
+    class Seen(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            inner = self.weight
+            while torch._C._functorch.is_batchedtensor(inner):
+                inner = torch._C._functorch.get_unwrapped(inner)
+                sizes.append(len(inner))
+            return super().forward(x)
+
+    model = BayesianModule(Seen(3, 2), likelihoods.Normal(noise=1.0))
+    per_draw = 4 * (8 + 7 * 2)
+    predict(
+        model, {"weights": torch.randn(20, 8)}, torch.randn(7, 3), max_memory=6.5 * per_draw / 2**30
+    )
+    assert sizes == [6, 6, 6, 2]
+
+
+@pytest.mark.parametrize("target", ["normal", "student_t", "poisson"])
+def test_moments_are_those_of_the_mixture(target: str) -> None:
+    """The law of total variance, draw by draw."""
+    likelihood = {
+        "normal": likelihoods.Normal(),
+        "student_t": likelihoods.StudentT(5.0),
+        "poisson": likelihoods.Poisson(),
+    }[target]
+    model, draws, x = made(likelihood)
+    prediction = predict(model, draws, x)
+    outputs = one_by_one(model, draws["weights"], x).double().numpy()
+    noise = draws["noise"].double().numpy()[:, None, None]
+    if target == "poisson":
+        means = variances = np.exp(outputs)
+    else:
+        means = outputs
+        variances = noise**2 * (5 / 3 if target == "student_t" else 1.0) * np.ones_like(outputs)
+    for ours, theirs in (
+        (prediction.mean, means.mean(0)),
+        (prediction.epistemic, means.var(0)),
+        (prediction.aleatoric, variances.mean(0)),
+        (prediction.sd, np.sqrt((variances + means**2).mean(0) - means.mean(0) ** 2)),
+    ):
+        np.testing.assert_allclose(ours.numpy(), theirs, rtol=2e-4)
+
+
+def test_binary_targets() -> None:
+    model, draws, x = made(likelihoods.Bernoulli(), mlp(1))
+    prediction = predict(model, draws, x)
+    p = one_by_one(model, draws["weights"], x).sigmoid().mean(0)
+    torch.testing.assert_close(prediction.mean, p)
+    torch.testing.assert_close(prediction.sd, (p * (1 - p)).sqrt())
+    y = torch.tensor([0, 1, 1, 0, 1, 0, 0])
+    expected = torch.where(y == 1, p[:, 0], 1 - p[:, 0]).log()
+    torch.testing.assert_close(prediction.log_prob(y), expected)
+    assert set(prediction.sample().unique().tolist()) <= {0.0, 1.0}
+
+
+def test_class_labels() -> None:
+    """Mutual information of label and weights, from the entropies of the two."""
+    model, draws, x = made(likelihoods.Categorical(), mlp(4))
+    prediction = predict(model, draws, x)
+    probs = one_by_one(model, draws["weights"], x).double().softmax(-1).numpy()
+    np.testing.assert_allclose(prediction.mean.numpy(), probs.mean(0), rtol=1e-4)
+    total = scipy.stats.entropy(probs.mean(0), axis=-1)
+    inner = scipy.stats.entropy(probs, axis=-1).mean(0)
+    np.testing.assert_allclose(prediction.aleatoric.numpy(), inner, rtol=1e-4)
+    np.testing.assert_allclose(prediction.epistemic.numpy(), total - inner, rtol=1e-3, atol=1e-5)
+    y = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    expected = np.log(probs.mean(0)[np.arange(7), y.numpy()])
+    np.testing.assert_allclose(prediction.log_prob(y).numpy(), expected, rtol=1e-4)
+    assert prediction.sample().shape == (DRAWS, 7)
+    for refused in (lambda: prediction.sd, lambda: prediction.quantiles([0.5])):
+        with pytest.raises(TypeError, match="class labels"):
+            refused()
+
+
+@pytest.mark.parametrize("one_target", [True, False])
+def test_density_and_quantiles_are_those_of_the_mixture(one_target: bool) -> None:
+    model, draws, x = made(likelihoods.Normal(), mlp(1 if one_target else 2))
+    prediction = predict(model, draws, x)
+    outputs = one_by_one(model, draws["weights"], x).double().numpy()
+    noise = draws["noise"].double().numpy()[:, None, None]
+    y = torch.randn(7) if one_target else torch.randn(7, 2)
+    # The targets of a row share their draw of the weights: sum first, then mix.
+    joint = scipy.stats.norm.logpdf(y.reshape(7, -1).double(), outputs, noise).sum(-1)
+    expected = scipy.special.logsumexp(joint, axis=0) - math.log(DRAWS)
+    np.testing.assert_allclose(prediction.log_prob(y).numpy(), expected, rtol=1e-4, atol=1e-5)
+    levels = [0.05, 0.5, 0.9]
+    values = prediction.quantiles(levels, num_samples=2000).double().numpy()
+    assert values.shape == (3, 7, 1 if one_target else 2)
+    for level, value in zip(levels, values):
+        found = scipy.stats.norm.cdf(value, outputs, noise).mean(0)
+        np.testing.assert_allclose(found, level, atol=0.01)
+
+
+def test_quantiles_of_more_samples_than_torch_takes_at_once(monkeypatch) -> None:
+    model, draws, x = made(likelihoods.Normal())
+    prediction = predict(model, draws, x)
+    torch.manual_seed(1)
+    expected = prediction.quantiles([0.1, 0.5, 0.8])
+    monkeypatch.setattr("pyro_groupprior.predictive.MOST_AT_ONCE", 100)
+    torch.manual_seed(1)
+    torch.testing.assert_close(prediction.quantiles([0.1, 0.5, 0.8]), expected)
+
+
+GUIDES = {
+    "mean_field": AutoMeanField,
+    "local": functools.partial(AutoMeanField, local_reparam=True),
+    "low_rank": functools.partial(AutoLowRank, rank=2),
+    "normal": functools.partial(AutoNormal, init_loc_fn=init_to_weights),
+    "multivariate": functools.partial(AutoMultivariateNormal, init_loc_fn=init_to_weights),
+    "delta": functools.partial(AutoDelta, init_loc_fn=init_to_weights),
+}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+@pytest.mark.parametrize("centered", [True, False])
+def test_guides_give_the_moments_that_pyros_predictive_finds(name: str, centered: bool) -> None:
+    torch.manual_seed(3)
+    model = BayesianModule(mlp(), likelihoods.Normal(), centered=centered)
+    x, y = torch.randn(7, 3), torch.randn(7, 2)
+    guide = GUIDES[name](model)
+    svi = PhasedSVI(model, guide, functools.partial(torch.optim.Adam, lr=0.05))
+    for _ in range(5):
+        svi.step(x, y)
+    num = 400
+    ours = predict(model, guide, x, num_draws=num)
+    assert ours.outputs.shape == (num, 7, 2)
+    theirs = Predictive(model, guide=guide, num_samples=num)(x)["obs"].reshape(num, 7, 2)
+    sample = ours.sample()
+    error = torch.sqrt((sample.var(0) + theirs.var(0)) / num)
+    assert float(((sample.mean(0) - theirs.mean(0)) / error).abs().max()) < 4.5
+    torch.testing.assert_close(sample.std(0), theirs.std(0), rtol=0.25, atol=0.0)
+    if name == "delta":
+        assert float(ours.epistemic.max()) < 1e-10
+
+
+def pyros_outputs(model: BayesianModule, draws: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The net's outputs for each draw, by Pyro's own means."""
+    with torch.no_grad():
+        found = Predictive(model, posterior_samples=draws, return_sites=["_RETURN"])(x)
+    return found["_RETURN"]
+
+
+SOFT = Assignment.from_dense(
+    torch.rand(32, 3, generator=torch.Generator().manual_seed(0)).softmax(1)
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"centered": False},
+        {"centered": False, "grouping": SOFT, "family": "laplace"},
+        {"centered": False, "loc": 0.0, "scale": Learned(0.5)},
+        {"centered": False, "loc": torch.tensor([0.0, 0.5]), "scale": dist.Gamma(2.0, 2.0)},
+        {"centered": False, "name": "beta"},
+    ],
+)
+def test_draws_of_any_parametrisation_equal_pyros_predictive(options: dict[str, Any]) -> None:
+    model = BayesianModule(mlp(), likelihoods.Normal(), **options)
+    x = torch.randn(7, 3)
+    trace = poutine.trace(model)
+    every = [trace.get_trace(x).iter_stochastic_nodes() for _ in range(6)]
+    draws: dict[str, Any] = {}
+    for nodes in every:
+        for name, node in nodes:
+            draws.setdefault(name, []).append(node["value"].detach())
+    draws = {name: torch.stack(values) for name, values in draws.items() if name != "obs"}
+    prediction = predict(model, draws, x)
+    torch.testing.assert_close(prediction.outputs, pyros_outputs(model, draws, x))
+    noise = draws["noise"].reshape(-1, 1, 1).expand(6, 7, 2)
+    torch.testing.assert_close(prediction.distribution.stddev, noise)
+
+
+@pytest.mark.parametrize("centered", [True, False])
+def test_draws_of_nuts_and_draws_from_a_file(centered: bool, tmp_path: Path) -> None:
+    net = nn.Linear(2, 1)
+    model = BayesianModule(net, likelihoods.Normal(), centered=centered)
+    x, y = torch.randn(20, 2), torch.randn(20, 1)
+    mcmc = MCMC(NUTS(model), num_samples=8, warmup_steps=8, disable_progbar=True)
+    mcmc.run(x, y)
+    draws = mcmc.get_samples()
+    prediction = predict(model, draws, x)
+    torch.testing.assert_close(prediction.outputs, pyros_outputs(model, draws, x))
+    save_draws(tmp_path / "draws", draws)
+    assert predict(model, load_draws(tmp_path / "draws"), x).outputs.equal(prediction.outputs)
+    by_chain = predict(model, mcmc.get_samples(group_by_chain=True), x)
+    assert by_chain.outputs.equal(prediction.outputs)
+    # As Predictive leaves them: with dimensions of size one.
+    predictive = Predictive(model, posterior_samples=draws, return_sites=["weights"])
+    weights = predictive(x)["weights"]
+    again = predict(model, {"weights": weights, "noise": draws["noise"]}, x)
+    torch.testing.assert_close(again.outputs, prediction.outputs)
+
+
+@pytest.mark.parametrize("noise", [0.4, Learned(0.4)])
+def test_noise_without_draws(noise: Any) -> None:
+    model, draws, x = made(likelihoods.Normal(noise=noise))
+    prediction = predict(model, {"weights": draws["weights"]}, x)
+    torch.testing.assert_close(prediction.aleatoric, torch.full((7, 2), 0.16))
+
+
+def test_a_guide_that_was_not_trained_can_be_trained_afterwards() -> None:
+    for make_guide in (AutoMeanField, AutoNormal):
+        pyro.clear_param_store()
+        model, _, x = made(likelihoods.Normal())
+        guide = make_guide(model)
+        assert predict(model, guide, x, num_draws=3).mean.shape == (7, 2)
+        svi = PhasedSVI(model, guide, functools.partial(torch.optim.Adam, lr=0.01))
+        assert math.isfinite(svi.step(x, torch.randn(7, 2)))
+
+
+def test_modes_of_training_are_put_back() -> None:
+    model, draws, x = made(
+        likelihoods.Normal(), nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5), nn.BatchNorm1d(2))
+    )
+    model.net[2].eval()
+    with torch.no_grad():
+        predict(model, draws, x)
+    assert model.training and model.net[1].training and not model.net[2].training
+    with pytest.raises(ValueError, match="NaN"):
+        predict(model, draws, x * math.nan)
+    assert model.training
+
+
+def test_double_precision() -> None:
+    torch.set_default_dtype(torch.float64)
+    model, draws, x = made(likelihoods.Normal())
+    prediction = predict(model, draws, x)
+    assert prediction.mean.dtype == prediction.log_prob(torch.randn(7, 2)).dtype == torch.float64
+    expected = one_by_one(model, draws["weights"], x)
+    torch.testing.assert_close(prediction.outputs, expected, rtol=1e-12, atol=1e-12)
+
+
+def without(draws: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key: value for key, value in draws.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda m, d, x: (m, d, x.fill_(torch.nan)), ValueError, "inputs: .*21 NaN or inf"),
+        (lambda m, d, x: (m, d, [x, x * torch.inf]), ValueError, r"inputs\[1\]"),
+        (lambda m, d, x: (m, without(d, "weights"), x), ValueError, "draws of 'weights'"),
+        (lambda m, d, x: (m, without(d, "noise"), x), ValueError, "draws of 'noise'"),
+        (lambda m, d, x: (m, d | {"noise": torch.ones(3)}, x), ValueError, "as many draws of 'noi"),
+        (lambda m, d, x: (m, d | {"weights": torch.ones(3, 9)}, x), ValueError, r"32\] of 'weig"),
+        (lambda m, d, x: (m, {"weights_decentered": d["weights"]}, x), ValueError, "'weights_loc'"),
+        (
+            lambda m, d, x: (
+                m,
+                {"weights_decentered": d["weights"], "weights_loc": torch.ones(DRAWS, 4)},
+                x,
+            ),
+            ValueError,
+            r"\[\.\.\., 2\] of 'weights_loc'",
+        ),
+        (lambda m, d, x: (m.net, d, x), TypeError, "with a likelihood"),
+        (lambda m, d, x: (BayesianModule(mlp()), d, x), TypeError, "with a likelihood"),
+        (lambda m, d, x: (m, d, x, 0), ValueError, "num_draws: .*got 0"),
+        (lambda m, d, x: (m, d, x, 5, 0.0), ValueError, "max_memory: .*got 0.0"),
+    ],
+)
+def test_refusals(change: Callable, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        predict(*change(*made(likelihoods.Normal())))
+
+
+def test_observations_that_do_not_fit_are_refused() -> None:
+    model, draws, x = made(likelihoods.Normal())
+    prediction: Prediction = predict(model, draws, x)
+    with pytest.raises(ValueError, match="y: expected the shape"):
+        prediction.log_prob(torch.randn(7))
