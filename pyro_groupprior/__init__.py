@@ -7,7 +7,8 @@ group has its own learned prior.
 """
 
 from . import families, likelihoods, metrics
-from .assignment import Assignment, AssignmentBuffer
+from .assignment import Assignment
+from .assignment_buffer import AssignmentBuffer
 from .elbo import MeanFieldELBO
 from .guides import AutoLowRank, AutoMeanField, init_to_weights
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Assignment:
@@ -69,9 +67,7 @@ class Assignment:
         )
 
     @classmethod
-    def _trusted(
-        cls, index: Tensor, num_groups: int, responsibilities: Tensor | None
-    ) -> Assignment:
+    def trusted(cls, index: Tensor, num_groups: int, responsibilities: Tensor | None) -> Assignment:
         """Wrap tensors that are known to be valid, without a copy or a check."""
         self = object.__new__(cls)
         self._index, self._num_groups, self._responsibilities = index, num_groups, responsibilities
@@ -158,7 +154,7 @@ class Assignment:
             total += same * self._responsibilities[:, slot : slot + 1]
         best = total.max(1, keepdim=True).values
         index = self._index.masked_fill(total < best, self._num_groups).amin(1)
-        return Assignment._trusted(index, self._num_groups, None)
+        return Assignment.trusted(index, self._num_groups, None)
 
     def dense(self) -> Tensor:
         """The full matrix of responsibilities, shape ``[W, G]``: for small nets only."""
@@ -221,7 +217,7 @@ class Assignment:
         if device == self.device:
             return self
         moved = None if self._responsibilities is None else self._responsibilities.to(device)
-        return Assignment._trusted(self._index.to(device), self._num_groups, moved)
+        return Assignment.trusted(self._index.to(device), self._num_groups, moved)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Assignment):
@@ -245,74 +241,6 @@ class Assignment:
     def __repr__(self) -> str:
         kind = f"soft, top {self._index.shape[1]}" if self.is_soft else "hard"
         return f"Assignment({kind}, num_weights={self.num_weights}, num_groups={self.num_groups})"
-
-
-class AssignmentBuffer(nn.Module):
-    """
-    Keeps an :class:`Assignment` as registered buffers of a model, so that ``state_dict``,
-    ``.to(device)`` and distributed wrappers carry it. The ``regroup`` handler's ``commit``
-    writes here.
-
-    Example::
-
-        >>> buffer = AssignmentBuffer(Assignment(torch.tensor([0, 1, 1])))
-        >>> buffer.assignment = Assignment(torch.tensor([0, 0, 0]))
-        >>> buffer.assignment.num_groups
-        1
-
-    :param Assignment assignment: the first grouping.
-    """
-
-    index: Tensor
-    responsibilities: Tensor
-    num_groups: Tensor
-
-    def __init__(self, assignment: Assignment) -> None:
-        super().__init__()
-        for name in ("index", "responsibilities", "num_groups"):
-            self.register_buffer(name, torch.empty(0))
-        self._write(assignment)
-        # A saved grouping may have another width or another number of groups than this one.
-        self.register_load_state_dict_pre_hook(_resize_before_load)
-
-    @property
-    def assignment(self) -> Assignment:
-        """The present grouping; setting one for another number of weights raises ValueError."""
-        buffers = self.index, self.responsibilities, self.num_groups
-        versions = [buffer._version for buffer in buffers]
-        cached = self.__dict__.get("_cached")
-        # The buffers may have been replaced by `.to(...)` or by loading a state dict.
-        if (
-            cached is None
-            or any(old is not new for old, new in zip(cached[0], buffers))
-            or cached[1] != versions
-        ):
-            index, soft, num_groups = buffers
-            value = Assignment._trusted(index, int(num_groups), soft if soft.numel() else None)
-            cached = self.__dict__["_cached"] = (buffers, versions, value)
-        return cached[2]
-
-    @assignment.setter
-    def assignment(self, assignment: Assignment) -> None:
-        if assignment.num_weights != self.index.shape[0]:
-            raise ValueError(
-                f"assignment: expected one for {self.index.shape[0]} weights, "
-                f"got one for {assignment.num_weights}"
-            )
-        self._write(assignment.to(self.index.device))
-
-    def _write(self, assignment: Assignment) -> None:
-        soft = assignment.responsibilities
-        self.index = assignment.index
-        self.responsibilities = torch.empty(0, device=assignment.device) if soft is None else soft
-        self.num_groups = torch.tensor(assignment.num_groups, device=assignment.device)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # The cache holds a second reference to the buffers, which a copy must not share.
-        return {key: value for key, value in self.__dict__.items() if key != "_cached"}
-
-    def extra_repr(self) -> str:
-        return repr(self.assignment)
 
 
 def _rows(assignment: Assignment) -> tuple[Tensor, Tensor]:
@@ -349,21 +277,3 @@ def _check_responsibilities(responsibilities: Tensor) -> None:
             f"responsibilities: expected rows that sum to 1, got {responsibilities[row].sum():.6g} "
             f"in row {row}"
         )
-
-
-def _resize_before_load(
-    module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any
-) -> None:
-    assert isinstance(module, AssignmentBuffer)
-    index = state.get(prefix + "index")
-    if index is not None and index.shape[:1] != module.index.shape[:1]:
-        # Of another net: torch reports the index; the rest stays with the index it belongs to.
-        for name in ("responsibilities", "num_groups"):
-            state[prefix + name] = getattr(module, name)
-        return
-    for name in ("index", "responsibilities", "num_groups"):
-        saved, own = state.get(prefix + name), getattr(module, name)
-        if saved is None:
-            continue  # let torch report it
-        # Loading copies in place; a new buffer keeps assignments handed out before as they are.
-        setattr(module, name, torch.empty_like(saved, device=own.device))

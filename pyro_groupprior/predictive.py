@@ -24,6 +24,9 @@ from .svi.batches import check_batch
 
 # torch.quantile refuses more elements than that: one row after the other then.
 MOST_AT_ONCE = 2**24
+# Bytes of activations beyond which a processor is no faster, and soon twice as slow: measured on
+# the MLP 10-50-50-10 with 128, 1,000 and 5,000 rows.
+CACHE = 2**24
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,10 @@ def _chunk_size(model: BayesianModule, weights: Tensor, inputs: Any, max_memory:
     finally:
         for handle in handles:
             handle.remove()
-    fitting = int(max_memory * 2**30 / (size * weights.element_size()))
+    available = max_memory * 2**30
+    if weights.device.type == "cpu":
+        available = min(available, CACHE)
+    fitting = int(available / (size * weights.element_size()))
     return max(1, min(len(weights), fitting))
 
 

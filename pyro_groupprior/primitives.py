@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import constraints
-from pyro.poutine.runtime import effectful
+from pyro.poutine.runtime import am_i_wrapped, effectful
 from torch import Tensor, nn
 
-from .assignment import Assignment, AssignmentBuffer
+from .assignment import Assignment
+from .assignment_buffer import AssignmentBuffer
 from .families import Family, as_family, weight_loc_scale
 from .hyperpriors import Hyper, Learned, check_hyper, default_loc, default_scale, sample_hyper
 
@@ -224,6 +227,20 @@ def _like(base_scale: Any, init: Any, loc: Hyper, scale: Hyper, grouping: Assign
     return torch.empty((), device=grouping.device)
 
 
+# Whether the engine that is running holds the modules' parameters already.
+_PARAMETERS_HELD: ContextVar[bool] = ContextVar("parameters_held", default=False)
+
+
+@contextmanager
+def parameters_held() -> Iterator[None]:
+    """For an engine whose optimizer holds all parameters: spare :func:`expose_parameters`."""
+    token = _PARAMETERS_HELD.set(True)
+    try:
+        yield
+    finally:
+        _PARAMETERS_HELD.reset(token)
+
+
 def expose_parameters(module: nn.Module, prefix: str) -> None:
     """
     State a module's own trainable parameters as param sites, so that :class:`pyro.infer.SVI`
@@ -232,6 +249,8 @@ def expose_parameters(module: nn.Module, prefix: str) -> None:
 
     :param str prefix: put before the parameters' names.
     """
+    if _PARAMETERS_HELD.get() or not am_i_wrapped():
+        return
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             value = parameter.view_as(parameter)

@@ -46,10 +46,12 @@ def regression(y=Y, *, sd=0.5, **prior):
 KINDS = [{}, {"centered": False}, {"loc": 0.0}, {"loc": 0.0, "scale": BASE[:G]}]
 
 
+@pytest.mark.parametrize("make", [AutoNormal, AutoMeanField])
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectorised_particles_equal_one_run_for_each(kind):
+def test_vectorised_particles_equal_one_run_for_each(make, kind):
     model, particles = partial(regression, **kind), 4096
-    guide = AutoNormal(model, init_loc_fn=init_to_weights, init_scale=0.3)
+    guide = make(model, init_loc_fn=init_to_weights, init_scale=0.3)
+    guide()
     elbo = Trace_ELBO(num_particles=8, vectorize_particles=True, max_plate_nesting=1)
     (traces,) = elbo._get_traces(model, guide, (), {})
     model_trace, guide_trace = traces

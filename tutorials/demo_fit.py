@@ -82,7 +82,7 @@ SETTINGS = {
         epochs=600,
         warmup=200,
         regroup=60,
-        num_groups=4,
+        num_groups=6,
         batch_size=240,
     ),
 }
@@ -152,7 +152,9 @@ def fit(data: Data, prior: str, position: int = 0, seed: int = 0) -> Fit:
     regroup = None
     if prior == "dynamic":
         mixture = GaussianMixture(settings.num_groups, n_init=3, reg_covar=1e-4, random_state=seed)
-        regroup = pgp.Regroup(mixture, epochs=settings.regroup, stop=settings.epochs * 3 // 4)
+        # Soft: hard groups hardly move again after the first regroup.
+        strategy = pgp.Cluster(mixture, soft=3)
+        regroup = pgp.Regroup(strategy, epochs=settings.regroup, stop=settings.epochs * 3 // 4)
     svi = pgp.PhasedSVI(
         model,
         # Noise drawn for every row instead of once for all lowers the gradient's noise strongly.

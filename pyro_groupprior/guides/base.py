@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution, constraints
 from pyro.infer.autoguide.initialization import InitMessenger
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from ..nn.modes import evaluation_mode
 from ..primitives import expose_parameters
 from .initialization import init_to_weights
 
@@ -67,9 +67,6 @@ class SiteGuide(nn.Module):
         starts wide can collapse onto the prior before it has learned anything.
     :raises TypeError: if the model is not callable.
     :raises ValueError: if ``init_scale`` is not positive.
-
-    Set ``states_params`` to False where the optimizer already holds ``guide.parameters()`` and no
-    param sites are needed for :class:`pyro.infer.SVI` to find them; it saves time.
     """
 
     def __init__(
@@ -87,7 +84,6 @@ class SiteGuide(nn.Module):
         self._model = (model,)  # in a tuple, so that it is no submodule
         self.init_loc_fn = init_loc_fn
         self.init_scale = init_scale
-        self.states_params = True
         self._plates: dict[tuple[str, int, int], pyro.plate] = {}
         self.sites: tuple[LatentSite, ...] = ()
         self.locs = nn.ParameterDict()
@@ -111,7 +107,7 @@ class SiteGuide(nn.Module):
 
         :raises ValueError: if there are no latent sites, or a site is discrete or subsampled.
         """
-        with torch.no_grad(), _evaluation_mode(self.model), poutine.block():
+        with torch.no_grad(), evaluation_mode(self.model), poutine.block():
             first = InitMessenger(self.init_loc_fn)(self.model)
             trace = poutine.trace(first).get_trace(*args, **kwargs)
         nodes = [
@@ -180,8 +176,7 @@ class SiteGuide(nn.Module):
         """
         if not self.sites:
             self.setup(*args, **kwargs)
-        if self.states_params and am_i_wrapped():
-            expose_parameters(self, type(self).__name__)
+        expose_parameters(self, type(self).__name__)
         values: dict[str, Tensor] = {}
         position = 0
         while position < len(self.sites):
@@ -233,7 +228,11 @@ class SiteGuide(nn.Module):
     def median(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Posterior medians by site name; arguments are ignored, as in Pyro's autoguides."""
         self._require_setup()
-        return {site.name: biject_to(site.support)(self.locs[site.key]) for site in self.sites}
+        return {
+            # A copy: on the real line it would be the parameter itself.
+            site.name: biject_to(site.support)(self.locs[site.key]).detach().clone()
+            for site in self.sites
+        }
 
     @torch.no_grad()
     def quantiles(self, quantiles: Sequence[float], *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -314,19 +313,6 @@ class SiteGuide(nn.Module):
             )
 
 
-@contextmanager
-def _evaluation_mode(model: Any) -> Iterator[None]:
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, flag in zip(modules, training, strict=True):
-            module.training = flag
-
-
 def _resize_before_load(guide: nn.Module, state: dict[str, Any], prefix: str, *unused: Any) -> None:
     """A saved guide may have been for another number of groups."""
     assert isinstance(guide, SiteGuide)
@@ -371,7 +357,8 @@ def _is_real(support: constraints.Constraint) -> bool:
 
 
 def _is_positive(support: constraints.Constraint) -> bool:
-    return type(support) is type(constraints.positive) and support.lower_bound == 0
+    kinds = (type(constraints.positive), type(constraints.nonnegative))
+    return type(support) in kinds and support.lower_bound == 0
 
 
 def unconstrained_start(support: constraints.Constraint, value: Tensor) -> Tensor:
@@ -382,7 +369,7 @@ def unconstrained_start(support: constraints.Constraint, value: Tensor) -> Tenso
     start = biject_to(support).inv(value)
     usable = support.check(value) & start.isfinite()
     if not _is_real(support):
-        usable = usable & (start.abs() < 20)
+        usable = usable & (start.abs() < 15)  # single precision ends at 1 - exp(-15.9)
     return torch.where(usable, start, 0.0)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 
-from ..assignment import Assignment, AssignmentBuffer
+from ..assignment import Assignment
+from ..assignment_buffer import AssignmentBuffer
 
 
 class RegroupMessenger(Messenger):

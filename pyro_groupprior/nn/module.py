@@ -12,11 +12,11 @@ from typing import Any
 import pyro
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine.runtime import am_i_wrapped
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..assignment import Assignment, AssignmentBuffer
+from ..assignment import Assignment
+from ..assignment_buffer import AssignmentBuffer
 from ..families import Family, as_family
 from ..hyperpriors import Hyper
 from ..layout import Layout
@@ -114,7 +114,7 @@ class BayesianModule(PyroModule):
         # Reading a submodule of a PyroModule while it runs enters its parameters in Pyro's
         # global ParamStore; these second references go around that (see expose_parameters).
         self._parts = (self.net, self.groups)
-        self.states_params = any(p.requires_grad for p in net.parameters())
+        self._has_points = any(p.requires_grad for p in net.parameters())
         self.likelihood = likelihood
         self.num_data = num_data
         self.layout = layout
@@ -169,7 +169,7 @@ class BayesianModule(PyroModule):
         :param Tensor y: observations, ``N`` rows; None to predict.
         :return: the net's output.
         """
-        if self.states_params and am_i_wrapped():
+        if self._has_points:
             expose_parameters(self._parts[0], "net")
         with PosteriorReader(self.site) as posterior:
             weights = self.sample_weights()

@@ -3,8 +3,9 @@
 
 """Pictures of groups, training and predictions, on Matplotlib axes."""
 
+from .axes import COLOURS
 from .groups import plot_group_priors
 from .predictions import plot_predictions, plot_reliability
 from .training import plot_history
 
-__all__ = ["plot_group_priors", "plot_history", "plot_predictions", "plot_reliability"]
+__all__ = ["COLOURS", "plot_group_priors", "plot_history", "plot_predictions", "plot_reliability"]

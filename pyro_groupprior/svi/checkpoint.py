@@ -5,20 +5,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyro
 import torch
 from pyro.infer.autoguide import AutoContinuous, AutoGuide
 from torch import Tensor, nn
 
-from ..assignment import AssignmentBuffer
+from ..assignment_buffer import AssignmentBuffer
 from ..storage import read_file, write_file
 from .history import History
+from .random_state import get_random_state, set_random_state
 from .regroup_step import check_guide_can_follow, remake_guide
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 numbers[f"{index}.{key}"] = value
-    random_tensors, random_numbers = _random_state()
+    random_tensors, random_numbers = get_random_state()
     tensors |= random_tensors
     tensors |= {f"batches.{name}": value for name, value in svi.batches.state().items()}
     scheduler = svi.scheduler
@@ -110,7 +109,7 @@ def load_checkpoint(svi: PhasedSVI, path: str | Path, *args: Any, **kwargs: Any)
     svi.phase, svi.history = metadata["phase"], History.from_dict(metadata["history"])
     svi.epoch_loss = tuple(metadata["epoch_loss"])
     svi.batches.load_state(metadata["position"], _part(tensors, "batches"))
-    _set_random_state(tensors, metadata["random"])
+    set_random_state(tensors, metadata["random"])
 
 
 def _loose_buffers(svi: PhasedSVI) -> dict[str, AssignmentBuffer]:
@@ -270,32 +269,3 @@ def _load_optimizer(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[s
         state.setdefault(int(index), {})[key] = value
     groups = _like(svi.optimizer.state_dict()["param_groups"], metadata["optimizer"]["groups"])
     svi.optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, internal, gauss_next = random.getstate()
-    tensors = {
-        "random.torch": torch.get_rng_state(),
-        "random.numpy": torch.as_tensor(np.asarray(keys, dtype=np.int64)),
-        "random.python": torch.tensor(internal, dtype=torch.int64),
-    }
-    for number, state in enumerate(torch.cuda.get_rng_state_all()):
-        tensors[f"random.cuda.{number}"] = state
-    numbers = {
-        "numpy": [kind, int(position), int(has_gauss), float(gauss)],
-        "python": [version, gauss_next],
-    }
-    return tensors, numbers
-
-
-def _set_random_state(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["random.torch"])
-    kind, position, has_gauss, gauss = numbers["numpy"]
-    keys = tensors["random.numpy"].numpy().astype(np.uint32)
-    np.random.set_state((kind, keys, position, has_gauss, gauss))
-    version, gauss_next = numbers["python"]
-    random.setstate((version, tuple(tensors["random.python"].tolist()), gauss_next))
-    cuda = _part(tensors, "random.cuda")
-    for number in range(min(len(cuda), torch.cuda.device_count())):
-        torch.cuda.set_rng_state(cuda[str(number)], number)

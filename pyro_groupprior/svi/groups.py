@@ -15,7 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from ..assignment import Assignment, AssignmentBuffer
+from ..assignment import Assignment
+from ..assignment_buffer import AssignmentBuffer
 from ..layout import Layout
 from ..nn import BayesianModule
 from ..regrouping import WeightPosterior, group_moments

@@ -17,20 +17,14 @@ from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from ..nn import evaluation_mode
+
 
 @contextmanager
 def quiet(model: Any) -> Iterator[None]:
     """Run a model without a trace: no gradients, no batch statistics, no random state used up."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    training = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        with torch.random.fork_rng(), torch.no_grad():
-            yield
-    finally:
-        for module, flag in zip(modules, training, strict=True):
-            module.training = flag
+    with evaluation_mode(model), torch.random.fork_rng(), torch.no_grad():
+        yield
 
 
 def collect_parameters(

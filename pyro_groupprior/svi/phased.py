@@ -19,6 +19,7 @@ from ..elbo import MeanFieldELBO
 from ..guides import ParameterMove, SiteGuide
 from ..handlers import KLWeightMessenger
 from ..nn import BayesianModule
+from ..primitives import parameters_held
 from ..regrouping import Regroup
 from .batches import ResumableBatches, check_batch, move_batch
 from .callbacks import Callback, Progress
@@ -137,9 +138,6 @@ class PhasedSVI:
             return
         check_batch(args)
         check_batch(kwargs)
-        for part in (self.model, self.guide):
-            if hasattr(part, "states_params"):
-                part.states_params = False  # the optimizer finds them by itself
         with quiet(self.model):
             self.groups = find_groups(self.model, *args, **kwargs)
         self._check_regroupable()
@@ -179,7 +177,7 @@ class PhasedSVI:
             check_batch(kwargs)
         self.optimizer.zero_grad(set_to_none=True)
         weight = self.kl_weight
-        with nullcontext() if weight == 1.0 else KLWeightMessenger(weight):
+        with parameters_held(), nullcontext() if weight == 1.0 else KLWeightMessenger(weight):
             loss = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
         value = float(loss.detach())
         if value != value or value in (float("inf"), float("-inf")):

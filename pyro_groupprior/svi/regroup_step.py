@@ -15,7 +15,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 
-from ..assignment import Assignment, AssignmentBuffer
+from ..assignment import Assignment
+from ..assignment_buffer import AssignmentBuffer
 from ..guides import SiteGuide, posterior_moments
 from ..guides.base import ParameterMove
 from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians

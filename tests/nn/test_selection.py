@@ -113,6 +113,7 @@ def test_point_parameters_take_the_gradient_of_the_elbo(engine: str) -> None:
     x, y = torch.randn(8, 3), torch.randn(8, 1)
     guide.setup(x, y)
     points = [n for n in NORMS if n != "3.bias"]
+    assert [n for n, p in model.net.named_parameters() if p.requires_grad] == points
     before = {n: p.detach().clone() for n, p in model.net.named_parameters()}
     loss, rate = MeanFieldELBO(), 1e-3
     torch.manual_seed(5)

@@ -23,6 +23,7 @@ from pyro_groupprior import (
     AutoMeanField,
     BayesianModule,
     PhasedSVI,
+    Regroup,
     group_prior,
     init_to_weights,
     likelihoods,
@@ -79,6 +80,18 @@ def function_model(buffer: AssignmentBuffer, **prior: Any) -> Any:
         noise = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
         with pyro.plate("data", len(x)):
             return pyro.sample("y", dist.Normal(x @ beta, noise), obs=y)
+
+    return model
+
+
+def two_priors(buffers: Any) -> Any:
+    """A regression on the sum of two vectors of weights."""
+
+    def model(x: Tensor, y: Tensor) -> None:
+        one = group_prior("one", buffers[0])
+        two = group_prior("two", buffers[1])
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x @ one + x @ two, 1.0), obs=y)
 
     return model
 
@@ -145,3 +158,28 @@ def by_site(svi: PhasedSVI) -> dict[str, dict[str, Tensor]]:
         else:
             result[name] = rows
     return result
+
+
+EVERY = partial(Regroup, steps=10**6)  # due only when a test says so
+
+_grown = THREE.clone()
+_grown[[1, 4]], _grown[[2, 5, 8]] = 3, 4
+_shrunk = torch.where(THREE == 1, 0, THREE)
+# Present group -> label in the proposal: a clusterer's labels mean nothing.
+PROPOSALS = {
+    "relabelled": (torch.tensor([2, 0, 1])[THREE], [0, 1, 2]),
+    "grown": (torch.tensor([4, 0, 3, 1, 2])[_grown], [0, 1, 2, -1, -1]),
+    "shrunk": (torch.tensor([1, 7, 0])[_shrunk], [0, 2]),
+    "swapped": (torch.where(THREE == 2, 1, torch.where(THREE == 1, 3, 0)), [0, 1, 2, -1]),
+}
+
+
+def trained(
+    guide: Any, proposal: Any, hyper: str = "carry", steps: int = 4, **prior: Any
+) -> PhasedSVI:
+    """A run of a few steps whose next regroup is planned."""
+    model = regression(**prior)
+    svi = PhasedSVI(model, guide, Adam, regroup=EVERY(Planned(proposal), hyper=hyper))
+    for _ in range(steps):
+        svi.step(*data())
+    return svi

@@ -24,7 +24,7 @@ from pyro_groupprior import (
 from tests.svi.runs import GUIDES, THREE, Adam, Planned, data, function_model, regression
 
 
-@pytest.mark.parametrize("kind", GUIDES)
+@pytest.mark.parametrize("kind", ["mean_field", "normal", "delta", "multivariate"])
 def test_plain_function_with_any_guide_finds_planted_groups(kind):
     """A regression whose coefficients are 0, 2 or -3, found by clustering on the way."""
     truth = torch.tensor([0.0, 2.0, -3.0])[torch.arange(9) % 3]

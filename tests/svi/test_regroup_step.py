@@ -3,14 +3,11 @@
 
 """A regroup: what stays stays bit by bit, what moves follows its group, what is refused."""
 
-from functools import partial
-
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import autoguide
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_groupprior import (
     Assignment,
@@ -18,12 +15,12 @@ from pyro_groupprior import (
     AutoMeanField,
     Learned,
     PhasedSVI,
-    Regroup,
-    group_prior,
 )
 from pyro_groupprior.guides import posterior_moments
 from tests.svi.runs import (
+    EVERY,
     GUIDES,
+    PROPOSALS,
     THREE,
     Adam,
     Planned,
@@ -31,21 +28,10 @@ from tests.svi.runs import (
     by_site,
     data,
     full_state,
-    regression,
+    trained,
+    two_priors,
 )
 
-EVERY = partial(Regroup, steps=10**6)  # due only when a test says so
-
-_grown = THREE.clone()
-_grown[[1, 4]], _grown[[2, 5, 8]] = 3, 4
-_shrunk = torch.where(THREE == 1, 0, THREE)
-# Present group -> label in the proposal: a clusterer's labels mean nothing.
-PROPOSALS = {
-    "relabelled": (torch.tensor([2, 0, 1])[THREE], [0, 1, 2]),
-    "grown": (torch.tensor([4, 0, 3, 1, 2])[_grown], [0, 1, 2, -1, -1]),
-    "shrunk": (torch.tensor([1, 7, 0])[_shrunk], [0, 2]),
-    "swapped": (torch.where(THREE == 2, 1, torch.where(THREE == 1, 3, 0)), [0, 1, 2, -1]),
-}
 PRIORS = {
     "default": {},
     "learned scale": {"scale": Learned(0.7)},
@@ -53,14 +39,6 @@ PRIORS = {
     "fixed": {"loc": 0.0, "scale": 1.5},
     "bounded": {"loc": dist.Uniform(-0.5, 0.5), "scale": dist.Uniform(0.01, 5.0)},
 }
-
-
-def trained(guide, proposal, hyper="carry", steps=4, **prior) -> PhasedSVI:
-    model = regression(**prior)
-    svi = PhasedSVI(model, guide, Adam, regroup=EVERY(Planned(proposal), hyper=hyper))
-    for _ in range(steps):
-        svi.step(*data())
-    return svi
 
 
 def member_moments(svi: PhasedSVI, name: str) -> Tensor:
@@ -241,95 +219,6 @@ def test_soft_proposal_is_carried_by_its_most_probable_groups():
     for name, rows in check_rows_exactly.items():
         assert all(torch.equal(value, before[name][key]) for key, value in rows.items())
     assert svi.history.phases[-1].churn == pytest.approx(0.3, abs=1e-6)
-
-
-def two_priors(buffers):
-    def model(x, y):
-        one = group_prior("one", buffers[0])
-        two = group_prior("two", buffers[1])
-        with pyro.plate("data", len(x)):
-            pyro.sample("y", dist.Normal(x @ one + x @ two, 1.0), obs=y)
-
-    return model
-
-
-class PlannedByName(Planned):
-    def __init__(self, **indices):
-        self.by_length = {len(i): Assignment(i) for i in indices.values()}
-
-    def propose(self, posterior):
-        return self.by_length[len(posterior.mean)]
-
-
-def refused(svi: PhasedSVI, match: str, error=ValueError) -> None:
-    before, identity = full_state(svi), [id(p) for p in svi.parameters.values()]
-    guide = svi.guide
-    with pytest.raises(error, match=match):
-        svi.regroup()
-    assert_same(before, full_state(svi))
-    assert [id(p) for p in svi.parameters.values()] == identity and svi.guide is guide
-
-
-@pytest.mark.parametrize("kind", [k for k in GUIDES if k not in ("mean_field", "low_rank")])
-@pytest.mark.parametrize("case", ["grown", "shrunk"])
-def test_guide_instance_is_refused_before_anything_changes(kind, case):
-    model = regression()
-    proposal = torch.unique(PROPOSALS[case][0], return_inverse=True)[1]
-    svi = PhasedSVI(model, GUIDES[kind](model), Adam, regroup=EVERY(Planned(proposal)))
-    svi.step(*data())
-    refused(svi, "give PhasedSVI the class")
-
-
-def test_guide_instance_may_stay_where_its_groups_stay():
-    model = regression()
-    moved = THREE.clone()
-    moved[0] = 1
-    svi = PhasedSVI(model, GUIDES["normal"](model), Adam, regroup=EVERY(Planned(moved)))
-    svi.step(*data())
-    svi.regroup()
-    assert svi.history.phases[-1].churn == pytest.approx(1 / 31)
-
-
-@pytest.mark.parametrize(
-    ("prior", "match"),
-    [
-        ({"scale": torch.tensor([1.0, 2.0, 3.0])}, "weights_scale: expected one value"),
-        ({"loc": dist.Normal(torch.zeros(3), 1.0)}, "weights_loc: expected one value"),
-        ({"scale": Learned(torch.ones(3))}, "weights_scale: expected one value"),
-    ],
-    ids=["fixed", "hyperprior", "learned"],
-)
-@pytest.mark.parametrize("kind", ["mean_field", "normal"])
-def test_priors_for_each_group_cannot_take_more_groups(kind, prior, match):
-    refused(trained(GUIDES[kind], PROPOSALS["grown"][0], **prior), match)
-
-
-def test_proposal_for_other_weights_and_foreign_guides_are_refused():
-    refused(trained(AutoMeanField, torch.zeros(30, dtype=torch.long)), "expected 31 weights")
-    flow = partial(autoguide.AutoIAFNormal, hidden_dim=[40])
-    svi = trained(flow, PROPOSALS["grown"][0], steps=1)
-    with torch.random.fork_rng():  # its moments are taken from draws
-        before = full_state(svi)
-        with pytest.raises(ValueError, match="AutoIAFNormal cannot take another set"):
-            svi.regroup()
-    assert_same(before, full_state(svi))
-
-
-def test_a_second_prior_that_fails_leaves_the_first_as_it_was():
-    first, second = torch.arange(4) % 2, torch.arange(4) % 2
-    buffers = nn.ModuleList([AssignmentBuffer(Assignment(i)) for i in (first, second)])
-    model = two_priors(buffers)
-
-    class Failing:
-        calls = 0
-
-        def propose(self, posterior):
-            self.calls += 1
-            return Assignment(torch.arange(4 if self.calls == 1 else 5))
-
-    svi = PhasedSVI(model, AutoMeanField, Adam, regroup=EVERY(Failing()))
-    svi.step(torch.randn(9, 4), torch.randn(9))
-    refused(svi, "expected 4 weights, got 5")
 
 
 @pytest.mark.parametrize("kind", ["mean_field", "diagonal", "multivariate"])
