@@ -46,7 +46,7 @@ def save_all(data: Data, fits: Mapping[str, Fit], folder: Path) -> list[Path]:
 
 def group_priors(data: Data, fit: Fit) -> Figure:
     """The groups' priors over the weights they hold."""
-    height = 1.3 + 0.8 * fit.model.assignment.num_groups
+    height = 1.5 + 0.8 * fit.model.assignment.num_groups
     figure, ax = plt.subplots(figsize=(8, height), layout="constrained")
     plots.plot_group_priors(fit.model, fit.guide, ax)
     figure.suptitle(f"{data.name}: groups of the dynamic prior")
@@ -58,12 +58,18 @@ def losses(data: Data, fits: Mapping[str, Fit]) -> Figure:
     The loss under each prior. Their heights do not rank the priors: what it costs to say which
     weight is in which group is in none of them.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7.3), sharex=True, layout="constrained")
     for ax, (name, fit) in zip(axes.flat, fits.items()):
         plots.plot_history(fit.history, ax)
         ax.set_title(name)
-        ax.label_outer()
-        ax.set_ylabel("negative ELBO (nats)")
+        ax.get_legend().remove()
+        handles, labels = ax.get_legend_handles_labels()
+    for ax in axes[:, 1]:
+        ax.set_ylabel("")
+    for ax in axes[0]:
+        ax.set_xlabel("")
+    # One legend for all: the last panel's, the dynamic prior's, has every entry.
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(f"{data.name}: training under each prior (not comparable in height)")
     return figure
 
@@ -104,6 +110,7 @@ def least_certain(data: Data, fit: Fit, figure: Figure) -> None:
         bars.set_ylim(0, 1)
         bars.set_xticks(range(10))
         bars.tick_params(labelsize="x-small", length=2)
+        bars.get_xticklabels()[label].set(color=plots.COLOURS[1], weight="bold")
         if column:
             bars.set_yticklabels([])
         else:

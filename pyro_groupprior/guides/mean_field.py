@@ -37,7 +37,10 @@ class AutoMeanField(SiteGuide):
     :param bool local_reparam: let linear and convolutional layers of a
         :class:`~pyro_groupprior.BayesianModule` draw noise for every row of data (see
         :class:`~pyro_groupprior.nn.noise.LocalNoise`): much less gradient noise, for about twice
-        the time of these layers. Other layers go on with sampled weights.
+        the time of these layers. Other layers go on with sampled weights. Batch statistics are
+        then those of rows that do not share one draw of the weights.
+    :raises ValueError: if ``init_scale`` is not positive; at set-up, if the model's weights are
+        not those of a :class:`~pyro_groupprior.BayesianModule`, centred.
     """
 
     def __init__(
@@ -50,6 +53,16 @@ class AutoMeanField(SiteGuide):
     ) -> None:
         super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
         self.local_reparam = local_reparam
+
+    def setup(self, *args: Any, **kwargs: Any) -> None:
+        super().setup(*args, **kwargs)
+        weights = getattr(self.model, "site", None)
+        if self.local_reparam and weights not in [site.name for site in self.sites]:
+            self.sites = ()
+            raise ValueError(
+                "local_reparam: needs a BayesianModule with centered=True as the model, whose "
+                "weights themselves are latent"
+            )
 
     def infer_options(self, site: LatentSite) -> dict[str, Any]:
         if self.local_reparam and site.name == getattr(self.model, "site", None):

@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+MAX_POINTS = 5000  # members of a group that its aggregate posterior is averaged over
+
+
 def plot_group_priors(
     model: BayesianModule, posterior: Any, ax: Axes | None = None, max_groups: int = 10
 ) -> Axes:
     """
-    One row for each group: a histogram of the posterior means of the weights it holds, in units
-    of the base scale, and over it the prior they share, at the posterior medians of its loc and
-    scale. Each row is scaled to the same height; histogram and curve in it are densities on one
-    scale. Where the data say little, the means shrink together and the curve is the wider one.
+    One row for each group, in units of the base scale: the prior its weights share, at the
+    posterior medians of its loc and scale; on the same scale of density the aggregate posterior,
+    that is the average of its weights' posteriors, which the prior is fitted to; and a histogram
+    of their posterior means, of a height of its own. Where the data say little about single
+    weights, the means crowd together and their spread falls short of the other two.
 
     Example::
 
@@ -44,69 +48,65 @@ def plot_group_priors(
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
     """
-    ax = make_axes(ax, height=1.2 + 0.7 * min(max_groups, model.assignment.num_groups))
-    means, locs, scales = _moments(model, posterior)
+    ax = make_axes(ax, height=1.2 + 0.8 * min(max_groups, model.assignment.num_groups))
+    means, sds, locs, scales = _moments(model, posterior)
     sizes = model.assignment.sizes().cpu().numpy()
     filled = [int(group) for group in np.argsort(-sizes, kind="stable") if sizes[group] > 0]
     shown = filled[:max_groups]
     low = min(means.min(), (locs - 3 * scales)[shown].min())
     high = max(means.max(), (locs + 3 * scales)[shown].max())
+    grid = np.linspace(low, high, 1001)
     labels = []
     for row, group in enumerate(shown):
-        colour = COLOURS[row % len(COLOURS)]
+        base, colour = -float(row), COLOURS[row % len(COLOURS)]
         shares = _shares(model, group)
-        grid = locs[group] + scales[group] * np.linspace(-4, 4, 401)
-        prior = model.family.distribution(torch.tensor(locs[group]), torch.tensor(scales[group]))
-        curve = prior.log_prob(torch.tensor(grid)).exp().numpy()
-        heights, edges = _histogram(means, shares, narrowest=(high - low) / 400)
-        unit = 0.85 / max(heights.max(), curve.max())
-        base = -float(row)
-        first = row == 0
-        ax.stairs(
-            base + unit * heights,
-            edges,
-            baseline=base,
-            fill=True,
-            color=colour,
-            alpha=0.4,
-            label="posterior means of the weights" if first else None,
-        )
-        ax.plot(grid, base + unit * curve, color=colour, lw=1.6, label="prior" if first else None)
+        fn = model.family.distribution(torch.tensor(locs[group]), torch.tensor(scales[group]))
+        prior = fn.log_prob(torch.tensor(grid)).exp().numpy()
+        aggregate = _aggregate(grid, means, sds, shares)
+        heights, edges = _histogram(means, shares, narrowest=(high - low) / 200)
+        unit = 0.85 / max(prior.max(), aggregate.max())
+        stairs = {"baseline": base, "fill": True, "color": colour, "alpha": 0.35}
+        names = ("posterior means", "aggregate posterior", "prior") if row == 0 else (None,) * 3
+        ax.stairs(base + 0.85 * heights / heights.max(), edges, label=names[0], **stairs)
+        ax.plot(grid, base + unit * aggregate, color="black", lw=1.0, ls=":", label=names[1])
+        ax.plot(grid, base + unit * prior, color=colour, lw=1.8, label=names[2])
         ax.axhline(base, color=GREY, lw=0.5)
         labels.append(
             f"group {group}, {sizes[group]:.0f} weights\n"
             f"loc {locs[group]:.2f}, scale {scales[group]:.2g}"
         )
-    ax.set_yticks([-float(row) + 0.3 for row in range(len(shown))], labels)
+    ax.set_yticks([-float(row) + 0.35 for row in range(len(shown))], labels)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(low, high)
-    ax.set_ylim(-len(shown) + 0.85, 1.0)
-    ax.set_xlabel("weight / base scale")
-    if len(filled) > len(shown):
-        rest = sum(sizes[group] for group in filled[max_groups:])
-        ax.set_title(f"{len(filled) - len(shown)} smaller groups, {rest:.0f} weights, not shown")
-    ax.legend(loc="upper right", frameon=False)
+    ax.set_ylim(-len(shown) + 0.9, 1.0)
+    rest = sum(sizes[group] for group in filled[max_groups:])
+    note = f"\n{len(filled) - len(shown)} smaller groups, {rest:.0f} weights, not shown"
+    ax.set_xlabel("weight / base scale" + (note if len(filled) > len(shown) else ""))
+    # Above the axes: inside, it would hide some group or other.
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return ax
 
 
-def _moments(model: BayesianModule, posterior: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Means of the weights in units of the base scale; medians of the groups' loc and scale."""
+def _moments(model: BayesianModule, posterior: Any) -> tuple[np.ndarray, ...]:
+    """
+    Means and deviations of the weights in units of the base scale; medians of the groups' loc and
+    scale.
+    """
     if isinstance(posterior, Mapping):
         draws = posterior
-        means = draws[model.site].reshape(-1, model.layout.num_weights).mean(0)
+        weights = draws[model.site].reshape(-1, model.layout.num_weights)
+        mean, sd = weights.mean(0), weights.std(0)
     else:
         draws = posterior_draws(posterior, 1000)
-        means, _ = posterior_moments(posterior, model.site)
+        mean, sd = posterior_moments(posterior, model.site)
     fixed = fixed_group_parameters(model)
-    names = (f"{model.site}_loc", f"{model.site}_scale")
     groups = model.assignment.num_groups
-    locs, scales = (
+    loc, scale = (
         draws[name].reshape(-1, groups).median(0).values if name in draws else fixed[name]
-        for name in names
+        for name in (f"{model.site}_loc", f"{model.site}_scale")
     )
-    arrays = [(means / model.base_scale), locs, scales]
-    means, locs, scales = (value.detach().double().cpu().numpy() for value in arrays)
-    return means, locs, scales
+    tensors = (mean / model.base_scale, sd / model.base_scale, loc, scale)
+    return tuple(value.detach().double().cpu().numpy() for value in tensors)
 
 
 def _shares(model: BayesianModule, group: int) -> np.ndarray:
@@ -118,14 +118,29 @@ def _shares(model: BayesianModule, group: int) -> np.ndarray:
     return member.cpu().numpy()
 
 
+def _aggregate(
+    grid: np.ndarray, means: np.ndarray, sds: np.ndarray, shares: np.ndarray
+) -> np.ndarray:
+    """Density of a weight drawn at random from a group, then from its posterior."""
+    held = np.flatnonzero(shares > 0)
+    held = held[:: -(-len(held) // MAX_POINTS)]
+    # A point has no density: no curve narrower than the grid can show.
+    width = np.maximum(sds[held], grid[1] - grid[0])
+    each = np.exp(-0.5 * ((grid[:, None] - means[held]) / width) ** 2) / width
+    return each @ shares[held] / (shares[held].sum() * np.sqrt(2 * np.pi))
+
+
 def _histogram(
     values: np.ndarray, shares: np.ndarray, narrowest: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Densities and edges over the range of the members, however few or equal they are."""
+    """
+    Heights and edges over the range of the members, however few or equal they are; no bin is
+    narrower than ``narrowest``.
+    """
     held = shares > 0
     low, high = values[held].min(), values[held].max()
     widen = max(0.0, narrowest - (high - low)) / 2
-    num_bins = int(np.clip(2 * held.sum() ** (1 / 2), 1, 60))
-    return np.histogram(
-        values[held], num_bins, (low - widen, high + widen), density=True, weights=shares[held]
-    )
+    low, high = low - widen, high + widen
+    fitting = max(1, int((high - low) / narrowest))
+    num_bins = min(fitting, 60, int(np.ceil(2 * held.sum() ** 0.5)))
+    return np.histogram(values[held], num_bins, (low, high), weights=shares[held])

@@ -32,7 +32,7 @@ def plot_predictions(
     """
     What was observed against what was predicted: a bar is the central predictive interval around
     the predictive mean, a point the observation, marked where it lies outside. On the diagonal
-    the two agree. Only the first 16 million draws fit in memory, so keep to a few thousand rows.
+    the two agree.
 
     Example::
 
@@ -88,7 +88,7 @@ def plot_predictions(
 
 
 def plot_reliability(
-    prediction: Prediction, y: Tensor, ax: Axes | None = None, num_bins: int = 10
+    prediction: Prediction, y: Tensor, ax: Axes | None = None, num_bins: int = 15
 ) -> Axes:
     """
     Accuracy against confidence (the largest predictive probability), over bins of equal width:

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 def plot_history(history: History, ax: Axes | None = None) -> Axes:
     """
-    The loss by epoch, with its phases: a line at every regroup with its churn, phases shaded in
-    turn, and the epochs whose divergence is not yet at full weight hatched. The first, steep part
-    of the loss may be cut off above.
+    The loss, that is the negative ELBO, by epoch, with its phases: a line at every regroup with
+    its churn, phases shaded in turn, and the epochs whose divergence (KL) is not yet at full weight
+    hatched. Peaks of the loss, such as its first steep part, may be cut off above.
 
     Example::
 
         >>> history = History([EpochRecord(i, i, 0, 5.0 - i, 0.01, 1.0) for i in range(3)])
         >>> plot_history(history).get_ylabel()
-        'negative ELBO (nats)'
+        'loss (nats)'
 
     :param History history: that of a :class:`~pyro_groupprior.PhasedSVI`.
     :param ax: axes to draw on; default: new ones.
@@ -61,7 +61,7 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     warm = epochs[weights < 1]
     if len(warm):
         span = (epochs[0] - 0.5, warm[-1] + 0.5)
-        label = "divergence below full weight"
+        label = "KL below full weight"
         ax.axvspan(*span, facecolor="none", edgecolor="0.8", hatch="//", lw=0, label=label)
     # Several group priors regroup at the same time: one line, the largest churn.
     churns: dict[int, float] = {}
@@ -84,7 +84,7 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
             color=COLOURS[1],
         )
     ax.set_xlabel("epoch")
-    ax.set_ylabel("negative ELBO (nats)")
+    ax.set_ylabel("loss (nats)")
     if ax.get_legend_handles_labels()[0]:
         ax.legend(loc="best", frameon=True, framealpha=0.9, edgecolor="none")
     return ax

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..elbo import MeanFieldELBO
 from ..guides import ParameterMove, SiteGuide
 from ..handlers import KLWeightMessenger
-from ..nn import BayesianModule
+from ..nn import BayesianModule, evaluation_mode
 from ..primitives import parameters_held
 from ..regrouping import Regroup
 from .batches import ResumableBatches, check_batch, move_batch
@@ -199,10 +199,13 @@ class PhasedSVI:
         return value
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """The negative ELBO of a batch at full weight of the divergence; nothing is learned."""
+        """
+        The negative ELBO of a batch at full weight of the divergence, in evaluation mode; nothing
+        is learned.
+        """
         if self.optimizer is None:
             self.setup(*args, **kwargs)
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self.model):
             return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
 
     def run(self, loader: Iterable[Any], epochs: int, progress: bool = True) -> History:
