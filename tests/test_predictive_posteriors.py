@@ -43,8 +43,16 @@ GUIDES = {
 }
 
 
-@pytest.mark.parametrize("name", GUIDES)
-@pytest.mark.parametrize("centered", [True, False])
+@pytest.mark.parametrize(
+    ("name", "centered"),
+    # Local noise needs weights that are latent themselves.
+    [
+        (name, centered)
+        for name in GUIDES
+        for centered in (True, False)
+        if centered or name != "local"
+    ],
+)
 def test_guides_give_the_moments_that_pyros_predictive_finds(name: str, centered: bool) -> None:
     torch.manual_seed(3)
     model = BayesianModule(mlp(), likelihoods.Normal(), centered=centered)

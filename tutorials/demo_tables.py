@@ -46,7 +46,14 @@ def scores(data: Data, fits: Mapping[str, Fit]) -> str:
     which leaves out what all priors find hard alike.
     """
     quality = ["accuracy", "ECE"] if data.is_labels else [f"RMSE ({data.unit})", "coverage"]
-    head = ["prior", "groups", *quality, "NLL (nats/row)", "NLL against first", "seconds"]
+    head = [
+        "prior",
+        "groups",
+        *quality,
+        "NLL (nats/row)",
+        f"NLL minus {next(iter(fits))}",
+        "seconds",
+    ]
     rows = []
     first = row_nll(data, next(iter(fits.values())))
     for name, fit in fits.items():

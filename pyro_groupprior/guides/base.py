@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyro
@@ -15,7 +14,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import torch
 import torch.nn.functional as F
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide.initialization import InitMessenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
@@ -23,6 +22,14 @@ from torch.distributions import biject_to
 from ..nn.modes import evaluation_mode
 from ..primitives import expose_parameters
 from .initialization import init_to_weights
+from .latent import (
+    LatentSite,
+    inverse_softplus,
+    is_positive,
+    is_real,
+    latent_site,
+    unconstrained_start,
+)
 
 
 class ParameterMove(NamedTuple):
@@ -34,22 +41,6 @@ class ParameterMove(NamedTuple):
     old: nn.Parameter
     new: nn.Parameter
     source: Tensor
-
-
-@dataclass(frozen=True)
-class LatentSite:
-    """What a guide knows of one latent site of the model."""
-
-    name: str
-    support: constraints.Constraint
-    event_dim: int  # of the value
-    unconstrained_event_dim: int
-    plates: tuple[tuple[str, int], ...]  # name and (negative) dim, outermost first
-
-    @property
-    def key(self) -> str:
-        """The name in a form that torch takes for a parameter."""
-        return self.name.replace(".", "/")
 
 
 class SiteGuide(nn.Module):
@@ -117,7 +108,7 @@ class SiteGuide(nn.Module):
         ]
         if not nodes:
             raise ValueError("model: expected latent sample sites, found none")
-        sites = tuple(_latent_site(name, node) for name, node in nodes)
+        sites = tuple(latent_site(name, node) for name, node in nodes)
         for site, (_, node) in zip(sites, nodes, strict=True):
             self._add_site(site, node)
         self.sites = sites
@@ -130,7 +121,7 @@ class SiteGuide(nn.Module):
         if unit is not None:
             scale = scale * unit
         self.locs[site.key] = nn.Parameter(loc)
-        self.unconstrained_scales[site.key] = nn.Parameter(_inverse_softplus(scale))
+        self.unconstrained_scales[site.key] = nn.Parameter(inverse_softplus(scale))
 
     def site(self, name: str) -> LatentSite:
         """
@@ -157,9 +148,9 @@ class SiteGuide(nn.Module):
         if batch:
             loc, scale = loc.expand(batch + loc.shape), scale.expand(batch + scale.shape)
         # Parameters made of softplus need no check at every step; the engine checks the loss.
-        if _is_real(site.support):
+        if is_real(site.support):
             return dist.Normal(loc, scale, validate_args=False).to_event(site.event_dim)
-        if _is_positive(site.support):
+        if is_positive(site.support):
             return dist.LogNormal(loc, scale, validate_args=False).to_event(site.event_dim)
         base = dist.Normal(loc, scale).to_event(site.unconstrained_event_dim)
         return dist.TransformedDistribution(base, biject_to(site.support))
@@ -268,7 +259,7 @@ class SiteGuide(nn.Module):
             if site.name not in (f"{name}_loc", f"{name}_scale"):
                 continue
             start = unconstrained_start(site.support, first[site.name].to(self.locs[site.key]))
-            width = _inverse_softplus(torch.full_like(start, self.init_scale))
+            width = inverse_softplus(torch.full_like(start, self.init_scale))
             for block, values in (("locs", start), ("unconstrained_scales", width)):
                 old = getattr(self, block)[site.key]
                 on = source.to(old.device)
@@ -321,57 +312,3 @@ def _resize_before_load(guide: nn.Module, state: dict[str, Any], prefix: str, *u
         if saved is not None and saved.shape[1:] == own.shape[1:] and len(saved) != len(own):
             block, _, key = name.partition(".")
             getattr(guide, block)[key] = nn.Parameter(own.new_empty(saved.shape))
-
-
-def _latent_site(name: str, node: Mapping[str, Any]) -> LatentSite:
-    fn = node["fn"]
-    support = fn.support
-    if fn.has_enumerate_support or getattr(support, "is_discrete", False):
-        raise ValueError(
-            f"model: latent site {name!r} is discrete; marginalise it or use a guide for it"
-        )
-    frames = sorted(
-        (frame for frame in node["cond_indep_stack"] if frame.vectorized),
-        key=lambda frame: frame.dim,
-    )
-    for frame in frames:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            raise ValueError(
-                f"model: latent site {name!r} is local to the subsampled plate {frame.name!r}; "
-                "this guide is for global latents"
-            )
-    event_dim = fn.event_dim
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    if not (_is_real(support) or _is_positive(support)):
-        support = fn.support
-    shape = biject_to(support).inverse_shape(node["value"].shape)
-    unconstrained = event_dim + len(shape) - node["value"].dim()
-    plates = tuple((frame.name, frame.dim) for frame in frames)
-    return LatentSite(name, support, event_dim, unconstrained, plates)
-
-
-# By type, not by identity, which a copy of the guide would lose.
-def _is_real(support: constraints.Constraint) -> bool:
-    return type(support) is type(constraints.real)
-
-
-def _is_positive(support: constraints.Constraint) -> bool:
-    kinds = (type(constraints.positive), type(constraints.nonnegative))
-    return type(support) in kinds and support.lower_bound == 0
-
-
-def unconstrained_start(support: constraints.Constraint, value: Tensor) -> Tensor:
-    """
-    Where a group parameter starts in the unconstrained space: at ``value``, or in the middle of
-    its support where the value is outside or so near the edge that no gradient would move it.
-    """
-    start = biject_to(support).inv(value)
-    usable = support.check(value) & start.isfinite()
-    if not _is_real(support):
-        usable = usable & (start.abs() < 15)  # single precision ends at 1 - exp(-15.9)
-    return torch.where(usable, start, 0.0)
-
-
-def _inverse_softplus(positive: Tensor) -> Tensor:
-    return positive + torch.log(-torch.expm1(-positive))

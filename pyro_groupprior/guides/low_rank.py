@@ -14,8 +14,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
-from .base import LatentSite, SiteGuide
+from .base import SiteGuide
 from .initialization import init_to_weights
+from .latent import LatentSite
 
 
 class AutoLowRank(SiteGuide):

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..nn.noise import LOCAL_MOMENTS
-from .base import LatentSite, SiteGuide
+from .base import SiteGuide
 from .initialization import init_to_weights
+from .latent import LatentSite
 
 
 class AutoMeanField(SiteGuide):

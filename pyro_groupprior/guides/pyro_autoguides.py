@@ -24,7 +24,8 @@ from pyro.infer.autoguide import (
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from .base import ParameterMove, SiteGuide, unconstrained_start
+from .base import ParameterMove, SiteGuide
+from .latent import unconstrained_start
 
 _POINTS = (AutoDelta, AutoLaplaceApproximation)
 _NORMAL = (AutoDiagonalNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoNormal)

@@ -65,7 +65,7 @@ def plot_group_priors(
         aggregate = _aggregate(grid, means, sds, shares)
         heights, edges = _histogram(means, shares, narrowest=(high - low) / 200)
         unit = 0.85 / max(prior.max(), aggregate.max())
-        stairs = {"baseline": base, "fill": True, "color": colour, "alpha": 0.35}
+        stairs: dict[str, Any] = {"baseline": base, "fill": True, "color": colour, "alpha": 0.35}
         names = ("posterior means", "aggregate posterior", "prior") if row == 0 else (None,) * 3
         ax.stairs(base + 0.85 * heights / heights.max(), edges, label=names[0], **stairs)
         ax.plot(grid, base + unit * aggregate, color="black", lw=1.0, ls=":", label=names[1])

@@ -145,5 +145,5 @@ def plot_reliability(
     ax.set_xlabel("confidence (largest predictive probability)")
     ax.set_ylabel("accuracy")
     ax.set_title(f"expected calibration error {error:.3f}, {len(sure)} observations")
-    ax.legend(loc="upper left", frameon=False)
+    ax.legend(loc="best", framealpha=0.9, edgecolor="none")
     return ax

@@ -61,8 +61,8 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     warm = epochs[weights < 1]
     if len(warm):
         span = (epochs[0] - 0.5, warm[-1] + 0.5)
-        label = "KL below full weight"
-        ax.axvspan(*span, facecolor="none", edgecolor="0.8", hatch="//", lw=0, label=label)
+        style = {"facecolor": "none", "edgecolor": "0.8", "hatch": "//", "lw": 0}
+        ax.axvspan(*span, label="KL below full weight", **style)
     # Several group priors regroup at the same time: one line, the largest churn.
     churns: dict[int, float] = {}
     for record in history.phases:

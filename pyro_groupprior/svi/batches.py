@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_batch(value: Any, where: str = "batch") -> None:
@@ -48,6 +48,12 @@ def move_batch(value: Any, device: torch.device) -> Any:
         items = [move_batch(item, device) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def device_of(model: Any) -> torch.device | None:
+    """Where a model's tensors are; None for a plain function."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else None
 
 
 class ResumableBatches:

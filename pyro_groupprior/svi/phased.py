@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..elbo import MeanFieldELBO
 from ..guides import ParameterMove, SiteGuide
 from ..handlers import KLWeightMessenger
-from ..nn import BayesianModule, evaluation_mode
+from ..nn import evaluation_mode
 from ..primitives import parameters_held
 from ..regrouping import Regroup
-from .batches import ResumableBatches, check_batch, move_batch
+from .batches import ResumableBatches, check_batch, device_of, move_batch
 from .callbacks import Callback, Progress
+from .checks import check_num_data, check_regroupable
 from .groups import GroupSite, find_groups
 from .history import EpochRecord, History
 from .optimizer import make_optimizer
@@ -140,7 +141,8 @@ class PhasedSVI:
         check_batch(kwargs)
         with quiet(self.model):
             self.groups = find_groups(self.model, *args, **kwargs)
-        self._check_regroupable()
+        if self.regroup_schedule is not None:
+            check_regroupable(self.groups)
         self.last_batch = (args, kwargs)
         self.make_optimizer()
 
@@ -227,7 +229,7 @@ class PhasedSVI:
         batches = len(loader) if isinstance(loader, Sized) else None
         if batches == 0:
             raise ValueError("loader: expected at least one batch, got none")
-        self._check_num_data(batches)
+        check_num_data(self.model, batches)
         self.should_stop = False
         callbacks = [*self.callbacks, *([Progress()] if progress else [])]
         try:
@@ -286,7 +288,7 @@ class PhasedSVI:
         device = next(iter(self.parameters.values())).device if self.parameters else None
         for batch in self.batches.epoch(loader):
             if device is None:
-                device = _device(self.model)
+                device = device_of(self.model)
             if device is not None:
                 batch = move_batch(batch, device)
             try:
@@ -325,30 +327,3 @@ class PhasedSVI:
             step=self.step_count, epoch=self.epoch, epoch_ended=epoch_ended
         ):
             self.regroup()
-
-    def _check_regroupable(self) -> None:
-        if self.regroup_schedule is None:
-            return
-        if not self.groups:
-            raise ValueError("regroup: the model states no group_prior")
-        for site in self.groups.values():
-            site.check_regroupable()
-
-    def _check_num_data(self, batches: int | None) -> None:
-        modules = self.model.modules() if isinstance(self.model, nn.Module) else ()
-        for module in modules:
-            if (
-                isinstance(module, BayesianModule)
-                and module.likelihood is not None
-                and module.num_data is None
-                and batches != 1
-            ):
-                raise ValueError(
-                    "num_data: the loader gives minibatches, so tell BayesianModule(num_data=...) "
-                    "how many rows all of them have together; else the prior counts once a batch"
-                )
-
-
-def _device(model: Any) -> torch.device | None:
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-    return tensors[0].device if tensors else None

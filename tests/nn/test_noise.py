@@ -262,3 +262,11 @@ def test_zero_rows_have_finite_gradients() -> None:
         output = torch.func.functional_call(model.net, tensors, torch.zeros(3, 2))
     output.sum().backward()
     assert bool(scale.grad.isfinite().all()) and float(output.detach().abs().max()) < 1e-6
+
+
+def test_weights_that_are_not_latent_themselves_are_refused() -> None:
+    model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), centered=False)
+    guide = AutoMeanField(model, local_reparam=True)
+    with pytest.raises(ValueError, match="local_reparam: needs a BayesianModule"):
+        guide(torch.zeros(3, 2), torch.zeros(3, 1))
+    assert not guide.is_set_up

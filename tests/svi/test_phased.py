@@ -269,3 +269,12 @@ def test_minibatches_need_the_size_of_the_data():
 def test_bad_arguments(make, error, match):
     with pytest.raises(error, match=match):
         make(regression())
+
+
+def test_plain_svi_still_finds_the_parameters_of_a_guide_that_phased_svi_has_trained() -> None:
+    model = regression()
+    guide, (x, y) = AutoMeanField(model), data()
+    PhasedSVI(model, guide, Adam).step(x, y)
+    before = guide.moments("weights")[0]
+    SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), TraceMeanField_ELBO()).step(x, y)
+    assert not torch.equal(guide.moments("weights")[0], before)
