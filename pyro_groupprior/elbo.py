@@ -14,6 +14,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.infer import ELBO
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -106,7 +107,7 @@ class _Record(Messenger):
         self.sites: dict[str, Message] = {}
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if not _is_subsample(msg):
+        if not site_is_subsample(msg):
             self.sites[msg["name"]] = msg
 
 
@@ -124,7 +125,7 @@ class _Replay(Messenger):
             msg["value"], msg["infer"], msg["done"] = guide_site["value"], guide_site["infer"], True
 
     def _pyro_post_sample(self, msg: Message) -> None:
-        if not _is_subsample(msg) and not msg["infer"].get("_deterministic"):
+        if not site_is_subsample(msg) and not msg["infer"].get("_deterministic"):
             self.pairs.append((self.guide_sites.get(msg["name"]), msg))
 
 
@@ -135,17 +136,26 @@ def _log_prob(site: Message) -> Tensor:
 
 def _divergence(guide_site: Message, model_site: Message) -> Tensor:
     q, p = guide_site["fn"], model_site["fn"]
-    try:
-        if isinstance(q, dist.Delta):
-            # Pyro's rule for a Delta drops the Jacobian that autoguides keep in its log-density.
-            raise NotImplementedError
-        divergence = kl_divergence(q, p)
-    except NotImplementedError:
-        value = model_site["value"]
-        divergence = q.log_prob(value) - p.log_prob(value)
-    return scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
+    # A scale or mask on one side only leaves no divergence, just two log-densities. And Pyro's rule
+    # for a Delta drops the Jacobian that autoguides keep in its log-density.
+    alike = all(_same(guide_site[key], model_site[key]) for key in ("scale", "mask"))
+    if alike and not isinstance(q, dist.Delta):
+        try:
+            divergence = kl_divergence(q, p)
+            return scale_and_mask(divergence, guide_site["scale"], guide_site["mask"]).sum()
+        except NotImplementedError:
+            pass
+    log_q = q.log_prob(model_site["value"])
+    log_p = p.log_prob(model_site["value"])
+    return (
+        scale_and_mask(log_q, guide_site["scale"], guide_site["mask"]).sum()
+        - scale_and_mask(log_p, model_site["scale"], model_site["mask"]).sum()
+    )
 
 
-def _is_subsample(site: Message) -> bool:
-    # The indices of a plate are sample sites too, of a class that Pyro does not export.
-    return type(site["fn"]).__name__ == "_Subsample"
+def _same(first: Any, second: Any) -> bool:
+    if first is second:
+        return True
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return torch.equal(first, second)
+    return bool(first == second) if first is not None and second is not None else False

@@ -22,6 +22,9 @@ from .assignment_buffer import AssignmentBuffer
 from .families import Family, as_family, weight_loc_scale
 from .hyperpriors import Hyper, Learned, check_hyper, default_loc, default_scale, sample_hyper
 
+# Key in ``infer`` of a site that a model predicts because it was given no observation.
+PREDICTED = "predicted"
+
 
 def assign(name: str, source: Assignment | AssignmentBuffer) -> Assignment:
     """

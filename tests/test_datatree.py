@@ -280,7 +280,7 @@ def test_from_a_guide(regression):
         ({"num_chains": 5}, ValueError, "12 draws do not make 5 equal chains"),
         ({"num_chains": 0}, ValueError, "num_chains"),
         ({"posterior": {}}, ValueError, "0 draws"),
-        ({"posterior": {"weights": torch.zeros(4, 7)}}, ValueError, "expected 26 weights, got 7"),
+        ({"posterior": {"weights": torch.zeros(4, 7)}}, ValueError, "26"),
         ({"posterior": {"noise": torch.ones(4)}}, ValueError, "expected draws of 'weights'"),
         ({"y": torch.zeros(3, 1)}, ValueError, "y: expected the shape"),
     ],

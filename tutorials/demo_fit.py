@@ -74,7 +74,7 @@ def digits_net() -> nn.Module:
 
 SETTINGS = {
     "concrete": Settings(
-        concrete_net, pgp.likelihoods.Normal, epochs=5000, warmup=2000, regroup=500, num_groups=4
+        concrete_net, pgp.likelihoods.Normal, epochs=4000, warmup=1600, regroup=400, num_groups=4
     ),
     "digits": Settings(
         digits_net,

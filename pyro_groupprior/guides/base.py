@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide.initialization import InitMessenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from ..nn.modes import evaluation_mode
-from ..primitives import expose_parameters
+from ..primitives import PREDICTED, expose_parameters
 from .initialization import init_to_weights
 from .latent import (
     LatentSite,
@@ -97,14 +98,17 @@ class SiteGuide(nn.Module):
         model changes: it runs in evaluation mode, so that no batch statistics move.
 
         :raises ValueError: if there are no latent sites, or a site is discrete or subsampled.
+        :raises RuntimeError: if it was done before: the parameters would be new ones.
         """
+        if self.sites:
+            raise RuntimeError(f"{type(self).__name__}: the guide is set up already")
         with torch.no_grad(), evaluation_mode(self.model), poutine.block():
             first = InitMessenger(self.init_loc_fn)(self.model)
             trace = poutine.trace(first).get_trace(*args, **kwargs)
         nodes = [
             (name, node)
             for name, node in trace.iter_stochastic_nodes()
-            if type(node["fn"]).__name__ != "_Subsample"
+            if not site_is_subsample(node) and not (node["infer"] or {}).get(PREDICTED)
         ]
         if not nodes:
             raise ValueError("model: expected latent sample sites, found none")
@@ -155,8 +159,8 @@ class SiteGuide(nn.Module):
         base = dist.Normal(loc, scale).to_event(site.unconstrained_event_dim)
         return dist.TransformedDistribution(base, biject_to(site.support))
 
-    def infer_options(self, site: LatentSite) -> dict[str, Any]:
-        """The ``infer`` dictionary of the site's sample statement."""
+    def infer_options(self, site: LatentSite, fn: TorchDistribution) -> dict[str, Any]:
+        """The ``infer`` dictionary of the site's sample statement, whose factor is ``fn``."""
         return {}
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -178,8 +182,9 @@ class SiteGuide(nn.Module):
                 # Neighbours in the same plates share one entry: a plate costs as much as a site.
                 while position < len(self.sites) and self.sites[position].plates == plates:
                     site = self.sites[position]
+                    fn = self.factor(site)
                     values[site.name] = pyro.sample(
-                        site.name, self.factor(site), infer=self.infer_options(site)
+                        site.name, fn, infer=self.infer_options(site, fn)
                     )
                     position += 1
         return values

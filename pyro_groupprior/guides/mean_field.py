@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyro.distributions import TorchDistribution
+
 from ..nn.noise import LOCAL_MOMENTS
 from .base import SiteGuide
 from .initialization import init_to_weights
@@ -65,7 +67,7 @@ class AutoMeanField(SiteGuide):
                 "weights themselves are latent"
             )
 
-    def infer_options(self, site: LatentSite) -> dict[str, Any]:
+    def infer_options(self, site: LatentSite, fn: TorchDistribution) -> dict[str, Any]:
         if self.local_reparam and site.name == getattr(self.model, "site", None):
-            return {LOCAL_MOMENTS: self.loc_scale(site)}
+            return {LOCAL_MOMENTS: (fn.base_dist.loc, fn.base_dist.scale)}
         return {}

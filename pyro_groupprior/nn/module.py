@@ -21,7 +21,13 @@ from ..families import Family, as_family
 from ..hyperpriors import Hyper
 from ..layout import Layout
 from ..likelihoods import Likelihood, beside
-from ..primitives import check_base_scale, check_prior, expose_parameters, sample_weights
+from ..primitives import (
+    PREDICTED,
+    check_base_scale,
+    check_prior,
+    expose_parameters,
+    sample_weights,
+)
 from .draws import map_draws
 from .grouping import Grouping, fan_in_scale, initial_assignment
 from .noise import LocalNoise, PosteriorReader, local_modules
@@ -170,7 +176,7 @@ class BayesianModule(PyroModule):
         :return: the net's output.
         """
         if self._has_points:
-            expose_parameters(self._parts[0], "net")
+            expose_parameters(self._parts[0], f"{self.site}.net")
         with PosteriorReader(self.site) as posterior:
             weights = self.sample_weights()
         if posterior.moments is not None:
@@ -218,7 +224,7 @@ class BayesianModule(PyroModule):
         num_rows = output.shape[draws]
         factor = 1.0 if self.num_data is None or y is None else self.num_data / num_rows
         with pyro.poutine.scale(scale=factor), pyro.plate("data", num_rows):
-            pyro.sample("obs", fn, obs=y)
+            pyro.sample("obs", fn, obs=y, infer={PREDICTED: y is None})
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

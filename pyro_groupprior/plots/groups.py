@@ -102,7 +102,10 @@ def _moments(model: BayesianModule, posterior: Any) -> tuple[np.ndarray, ...]:
     fixed = fixed_group_parameters(model)
     groups = model.assignment.num_groups
     loc, scale = (
-        draws[name].reshape(-1, groups).median(0).values if name in draws else fixed[name]
+        # In NumPy: torch's median is wrong on expanded tensors (seen in 2.13).
+        torch.as_tensor(np.median(draws[name].detach().cpu().reshape(-1, groups), axis=0))
+        if name in draws
+        else fixed[name]
         for name in (f"{model.site}_loc", f"{model.site}_scale")
     )
     tensors = (mean / model.base_scale, sd / model.base_scale, loc, scale)

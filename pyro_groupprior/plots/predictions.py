@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import beta
 from torch import Tensor
 
-from ..metrics import coverage, ece
+from ..metrics import ece
 from ..predictive import Prediction
 from .axes import COLOURS, make_axes
 
@@ -52,11 +52,14 @@ def plot_predictions(
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
     :raises TypeError: if the prediction is of class labels.
-    :raises ValueError: if the level is not between 0 and 1.
+    :raises ValueError: if the level is not between 0 and 1, or ``y`` does not fit.
     """
-    covered = coverage(prediction, y, level)  # checks all three
-    ax = make_axes(ax)
+    if not 0 < level < 1:
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     bounds = prediction.quantiles([(1 - level) / 2, (1 + level) / 2])
+    assert prediction.model.likelihood is not None
+    y = prediction.model.likelihood.check(prediction.outputs[0], y)
+    ax = make_axes(ax)
     mean, low, high, seen = (
         shift + scale * value.detach().cpu().numpy().reshape(-1)
         for value in (prediction.mean, bounds[0], bounds[1], y)
@@ -82,7 +85,9 @@ def plot_predictions(
     suffix = f" ({unit})" if unit else ""
     ax.set_xlabel(f"predictive mean{suffix}")
     ax.set_ylabel(f"observed{suffix}")
-    ax.set_title(f"{covered:.1%} of {len(seen)} observations inside their {level:.0%} intervals")
+    ax.set_title(
+        f"{inside.mean():.1%} of {len(seen)} observations inside their {level:.0%} intervals"
+    )
     ax.legend(loc="upper left", frameon=False)
     return ax
 

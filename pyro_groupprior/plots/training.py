@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def plot_history(history: History, ax: Axes | None = None) -> Axes:
     warm = epochs[weights < 1]
     if len(warm):
         span = (epochs[0] - 0.5, warm[-1] + 0.5)
-        style = {"facecolor": "none", "edgecolor": "0.8", "hatch": "//", "lw": 0}
+        style: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.8", "hatch": "//", "lw": 0}
         ax.axvspan(*span, label="KL below full weight", **style)
     # Several group priors regroup at the same time: one line, the largest churn.
     churns: dict[int, float] = {}

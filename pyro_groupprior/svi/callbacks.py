@@ -65,20 +65,28 @@ class Progress(Callback):
 
 class Checkpoint(Callback):
     """
-    Save everything that is needed to go on, every so many steps and at the end of each epoch.
+    Save everything that is needed to go on, every so many epochs or steps.
 
     :param path: the file; each checkpoint replaces the last one atomically.
-    :param int steps: how often; default: at the end of epochs only.
+    :param int epochs: save after every so many epochs; default: every epoch, or never where
+        ``steps`` is given.
+    :param int steps: save after every so many steps.
+    :raises ValueError: if a number is not positive.
     """
 
-    def __init__(self, path: str | Path, steps: int | None = None) -> None:
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps: expected a positive number, got {steps}")
+    def __init__(
+        self, path: str | Path, epochs: int | None = None, steps: int | None = None
+    ) -> None:
+        for name, every in (("epochs", epochs), ("steps", steps)):
+            if every is not None and every < 1:
+                raise ValueError(f"{name}: expected a positive number, got {every}")
         self.path, self.steps = Path(path), steps
+        self.epochs = 1 if epochs is None and steps is None else epochs
 
     def on_step(self, svi: PhasedSVI, loss: float) -> None:
         if self.steps is not None and svi.step_count % self.steps == 0:
             svi.save(self.path)
 
     def on_epoch(self, svi: PhasedSVI) -> None:
-        svi.save(self.path)
+        if self.epochs is not None and svi.epoch % self.epochs == 0:
+            svi.save(self.path)

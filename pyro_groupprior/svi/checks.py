@@ -8,10 +8,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..nn import BayesianModule
 from .groups import GroupSite
+
+
+def check_gradients(parameters: Mapping[str, Tensor]) -> None:
+    """
+    :raises FloatingPointError: if a gradient has NaN or inf, naming the parameter.
+    """
+    gradients = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+    # One sum each and one look at all of them: an overflow of a sum is looked at more closely.
+    sums = [gradient.sum() for gradient in gradients.values()]
+    if not sums or bool(torch.stack([s.to(sums[0]) for s in sums]).isfinite().all()):
+        return
+    for name, gradient in gradients.items():
+        if not bool(gradient.isfinite().all()):
+            raise FloatingPointError(
+                f"loss: its gradient with respect to {name} has NaN or inf; the step was not "
+                "taken. Try a lower learning rate or standardised data"
+            )
 
 
 def check_regroupable(groups: Mapping[str, GroupSite]) -> None:

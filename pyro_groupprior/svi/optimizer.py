@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from pyro.optim import PyroOptim
+from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ..guides.base import ParameterMove
@@ -34,6 +35,11 @@ def make_optimizer(optim: Any, parameters: Sequence[Tensor]) -> torch.optim.Opti
     """
     if isinstance(optim, PyroOptim):
         # Pyro makes one optimizer for each parameter, which costs more than the net's own step.
+        if isinstance(optim, PyroLRScheduler) or optim.pt_clip_args:
+            raise TypeError(
+                "optim: schedules and clipping of pyro.optim are not supported; give PhasedSVI a "
+                "scheduler or clip_norm"
+            )
         if not isinstance(optim.pt_optim_args, dict):
             raise TypeError(
                 "optim: options by parameter name are not supported; give pyro.optim a dictionary"

@@ -18,25 +18,32 @@ from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
 from ..nn import evaluation_mode
+from .batches import device_of
 
 
 @contextmanager
 def quiet(model: Any) -> Iterator[None]:
     """Run a model without a trace: no gradients, no batch statistics, no random state used up."""
-    with evaluation_mode(model), torch.random.fork_rng(), torch.no_grad():
+    device = device_of(model)
+    # By default torch would fork the state of, and so start up, every GPU of the machine.
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with evaluation_mode(model), torch.random.fork_rng(devices), torch.no_grad():
         yield
 
 
 def collect_parameters(
-    model: Any, guide: Any, loss: ELBO, *args: Any, **kwargs: Any
+    model: Any, guide: Any, loss: ELBO, batch: tuple[Any, Any], at_start: bool
 ) -> dict[str, Tensor]:
     """
     The trainable parameters of guide and model by name: those of modules as ``guide.NAME`` and
     ``model.NAME``, those made by ``pyro.param`` as ``store.NAME``. Sets up a guide that has none
     yet.
 
+    :param batch: positional and keyword arguments of the model.
+    :param bool at_start: warn if values in the ParamStore are those of an earlier model or guide.
     :raises ValueError: if there are none.
     """
+    args, kwargs = batch
     fresh = isinstance(guide, AutoGuide) and guide.prototype_trace is None
     known = set(pyro.get_param_store().keys())
     with quiet(model), poutine.trace(param_only=True) as capture:
@@ -46,11 +53,16 @@ def collect_parameters(
         for name, node in capture.trace.nodes.items()
         if node["type"] == "param"
     }
-    adopted = sorted(name for name in captured if name in known and _is_of(guide, name))
-    if fresh and adopted:
+    adopted = [
+        name
+        for name, node in capture.trace.nodes.items()
+        if name in known and ((fresh and _is_of(guide, name)) or _differs_from_init(node))
+    ]
+    if adopted and at_start:
         warnings.warn(
-            f"guide: it adopted the values of {adopted[:3]} that an earlier guide of the same name "
-            "left in Pyro's ParamStore; call pyro.clear_param_store() before making a new one",
+            f"model, guide: they adopted the values of {sorted(adopted)[:3]} that an earlier model "
+            "or guide left in Pyro's ParamStore under the same names; call "
+            "pyro.clear_param_store() before making new ones",
             stacklevel=3,
         )
     parameters: dict[str, Tensor] = {}
@@ -70,3 +82,12 @@ def collect_parameters(
 
 def _is_of(guide: Any, name: str) -> bool:
     return name.startswith(type(guide).__name__)
+
+
+def _differs_from_init(node: Any) -> bool:
+    """Whether a ``pyro.param`` statement's value is another than the first value it names."""
+    init = node["args"][1] if node["type"] == "param" and len(node["args"]) > 1 else None
+    if not isinstance(init, Tensor):
+        return False
+    value = node["value"].detach()
+    return value.shape != init.shape or not torch.allclose(value, init.to(value), rtol=1e-4)

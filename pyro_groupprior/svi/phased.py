@@ -23,7 +23,7 @@ from ..primitives import parameters_held
 from ..regrouping import Regroup
 from .batches import ResumableBatches, check_batch, device_of, move_batch
 from .callbacks import Callback, Progress
-from .checks import check_num_data, check_regroupable
+from .checks import check_gradients, check_num_data, check_regroupable
 from .groups import GroupSite, find_groups
 from .history import EpochRecord, History
 from .optimizer import make_optimizer
@@ -156,20 +156,28 @@ class PhasedSVI:
 
     def make_optimizer(self) -> None:
         """Make optimizer and scheduler anew over the present parameters of model and guide."""
-        args, kwargs = self.last_batch
-        self.parameters = collect_parameters(self.model, self.guide, self.loss, *args, **kwargs)
+        self.parameters = collect_parameters(
+            self.model, self.guide, self.loss, self.last_batch, at_start=self.optimizer is None
+        )
         self.optimizer = make_optimizer(self.optim, list(self.parameters.values()))
         if self.scheduler_factory is not None:
             self.scheduler = self.scheduler_factory(self.optimizer)
+            if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                self.optimizer = None
+                raise TypeError(
+                    "scheduler: ReduceLROnPlateau waits for a loss without noise; take one that "
+                    "depends on the number of steps"
+                )
 
     def step(self, *args: Any, **kwargs: Any) -> float:
         """
         One optimizer step on one batch; arguments are the model's. Regroups afterwards if that is
-        due by the number of steps.
+        due by the number of steps; a schedule by epochs needs :meth:`run`, which counts them.
 
         :return: the negative ELBO before the step.
         :raises ValueError: if the batch has NaN or inf; nothing has changed then.
-        :raises FloatingPointError: if the loss has; the parameters have not changed then.
+        :raises FloatingPointError: if the loss or its gradient has; the parameters have not changed
+            then.
         """
         if self.optimizer is None:
             self.setup(*args, **kwargs)
@@ -188,10 +196,9 @@ class PhasedSVI:
                 "lower learning rate, clip_norm, or standardised data"
             )
         loss.backward()
+        check_gradients(self.parameters)
         if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(
-                list(self.parameters.values()), self.clip_norm, error_if_nonfinite=True
-            )
+            torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.clip_norm)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -207,6 +214,8 @@ class PhasedSVI:
         """
         if self.optimizer is None:
             self.setup(*args, **kwargs)
+        check_batch(args)
+        check_batch(kwargs)
         with torch.no_grad(), evaluation_mode(self.model):
             return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
 

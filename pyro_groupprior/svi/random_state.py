@@ -26,7 +26,9 @@ def get_random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
         "random.numpy": torch.as_tensor(np.asarray(keys, dtype=np.int64)),
         "random.python": torch.tensor(internal, dtype=torch.int64),
     }
-    for number, state in enumerate(torch.cuda.get_rng_state_all()):
+    # Asking for the state of a GPU that is not in use would start it up.
+    states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    for number, state in enumerate(states):
         tensors[f"random.cuda.{number}"] = state
     numbers = {
         "numpy": [kind, int(position), int(has_gauss), float(gauss)],
