@@ -157,8 +157,11 @@ def _softplus_inv(value: float) -> float:
     return math.log(math.expm1(value))
 
 
-def _torch_step(posterior: nn.Module, x: Tensor, y: Tensor, num_data: int) -> Step:
-    optimizer = torch.optim.Adam([p for p in posterior.parameters() if p.requires_grad], lr=1e-3)
+def _torch_step(
+    posterior: nn.Module, x: Tensor, y: Tensor, num_data: int, fused: bool = False
+) -> Step:
+    parameters = [p for p in posterior.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, fused=fused)
 
     def step() -> float:
         optimizer.zero_grad()
@@ -177,8 +180,11 @@ def raw(net: nn.Module, x: Tensor, y: Tensor, num_data: int) -> Step:
 
 
 def raw_packed(net: nn.Module, x: Tensor, y: Tensor, num_data: int) -> Step:
-    """Build the step of hand-written hierarchical mean-field, one mean and rho for all tensors."""
-    return _torch_step(PackedMeanField(net), x, y, num_data)
+    """
+    Build the step of hand-written hierarchical mean-field for speed: one mean and rho for all
+    tensors, and the fused Adam that our engine takes by itself too.
+    """
+    return _torch_step(PackedMeanField(net), x, y, num_data, fused=True)
 
 
 class PyroNet(PyroModule):

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -32,8 +34,8 @@ class Assignment:
         may be empty.
     :param Tensor responsibilities: for a soft assignment, shape ``[W, k]``, non-negative, every
         row summing to one (within 1e-4).
-    :raises TypeError: if ``index`` is not an integer tensor or ``responsibilities`` not a
-        floating-point one.
+    :raises TypeError: if ``index`` is not an integer tensor, ``num_groups`` not an integer or
+        ``responsibilities`` not a floating-point tensor.
     :raises ValueError: if a shape, an index or a row of responsibilities is out of bounds.
     """
 
@@ -54,6 +56,7 @@ class Assignment:
         largest = int(index.max())
         if num_groups is None:
             num_groups = largest + 1
+        num_groups = _integer("num_groups", num_groups)
         if int(index.min()) < 0 or largest >= num_groups:
             bad = int(index.min()) if int(index.min()) < 0 else largest
             raise ValueError(f"index: expected values in [0, {num_groups}), got {bad}")
@@ -61,7 +64,7 @@ class Assignment:
             _check_responsibilities(responsibilities)
         # Copied, so that writing to the caller's tensors later cannot change the value.
         self._index = index.detach().to(torch.int32, copy=True)
-        self._num_groups = int(num_groups)
+        self._num_groups = num_groups
         self._responsibilities = (
             None if responsibilities is None else responsibilities.detach().clone()
         )
@@ -241,6 +244,13 @@ class Assignment:
     def __repr__(self) -> str:
         kind = f"soft, top {self._index.shape[1]}" if self.is_soft else "hard"
         return f"Assignment({kind}, num_weights={self.num_weights}, num_groups={self.num_groups})"
+
+
+def _integer(argument: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument}: expected an integer, got {value!r}") from None
 
 
 def _rows(assignment: Assignment) -> tuple[Tensor, Tensor]:

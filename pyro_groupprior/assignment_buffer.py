@@ -36,7 +36,7 @@ class AssignmentBuffer(nn.Module):
     def __init__(self, assignment: Assignment) -> None:
         super().__init__()
         for name in ("index", "responsibilities", "num_groups"):
-            self.register_buffer(name, torch.empty(0))
+            self.register_buffer(name, None)
         self._write(assignment)
         # A saved grouping may have another width or another number of groups than this one.
         self.register_load_state_dict_pre_hook(_resize_before_load)
@@ -45,7 +45,8 @@ class AssignmentBuffer(nn.Module):
     def assignment(self) -> Assignment:
         """The present grouping; setting one for another number of weights raises ValueError."""
         buffers = self.index, self.responsibilities, self.num_groups
-        versions = [buffer._version for buffer in buffers]
+        # Moved under inference mode, they keep no count of their versions.
+        versions = [None if b.is_inference() else b._version for b in buffers]
         cached = self.__dict__.get("_cached")
         # The buffers may have been replaced by `.to(...)` or by loading a state dict.
         if (
@@ -69,9 +70,13 @@ class AssignmentBuffer(nn.Module):
 
     def _write(self, assignment: Assignment) -> None:
         soft = assignment.responsibilities
-        self.index = assignment.index
-        self.responsibilities = torch.empty(0, device=assignment.device) if soft is None else soft
-        self.num_groups = torch.tensor(assignment.num_groups, device=assignment.device)
+        # Tensors made under inference mode would bar the model from training later.
+        with torch.inference_mode(False):
+            if soft is None:
+                soft = torch.empty(0, device=assignment.device)
+            self.index = _normal(assignment.index)
+            self.responsibilities = _normal(soft)
+            self.num_groups = torch.tensor(assignment.num_groups, device=assignment.device)
 
     def __getstate__(self) -> dict[str, Any]:
         # The cache holds a second reference to the buffers, which a copy must not share.
@@ -79,6 +84,10 @@ class AssignmentBuffer(nn.Module):
 
     def extra_repr(self) -> str:
         return repr(self.assignment)
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _resize_before_load(

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
+from functools import lru_cache, reduce
+from typing import Any, TypeAlias
 
 import pyro
 import pyro.distributions as dist
@@ -97,30 +99,110 @@ def sample_hyper(
     default: TorchDistribution,
     num_groups: int,
     like: Tensor,
+    support: constraints.Constraint = constraints.real,
 ) -> Tensor:
     """
     The statement for one group parameter, inside the group plate: a sample site for a
     distribution, a param for :class:`Learned`, a deterministic site for a fixed value.
 
     :param str name: site name.
-    :param Tensor like: gives device and dtype of default and fixed values.
+    :param Tensor like: gives device and dtype of what the user gave.
+    :param Constraint support: what a :class:`Learned` value must stay within.
     :return: shape ``[..., G]``.
     :raises ValueError: if a value or a batch shape does not fit ``num_groups``.
     """
     if hyper is None or isinstance(hyper, torch.distributions.Distribution):
-        fn = default if hyper is None else hyper
+        fn = default if hyper is None else moved(name, hyper, like)
         _check_size(name, tuple(fn.batch_shape), num_groups)
         return pyro.sample(name, fn.expand([num_groups]) if fn.batch_shape else fn)
     if isinstance(hyper, Learned):
         init = torch.as_tensor(hyper.init, dtype=like.dtype, device=like.device)
         _check_size(name, tuple(init.shape), num_groups)
-        constraint = constraints.positive if name.endswith("_scale") else constraints.real
-        value = pyro.param(name, init.expand(num_groups).clone(), constraint=constraint)
+        value = pyro.param(name, init.expand(num_groups).clone(), constraint=support)
         _check_size(name, tuple(value.shape), num_groups)
         return value
     fixed = torch.as_tensor(hyper, dtype=like.dtype, device=like.device)
     _check_size(name, tuple(fixed.shape), num_groups)
     return pyro.deterministic(name, fixed.expand(num_groups), event_dim=0)
+
+
+def moved(
+    argument: str, fn: torch.distributions.Distribution, like: Tensor
+) -> torch.distributions.Distribution:
+    """
+    A distribution on the device and of the dtype of ``like``; itself, if it is already.
+
+    Distributions are no modules, so that ``model.to(...)`` does not reach a user's hyperprior.
+
+    :raises ValueError: if a part of it that cannot be moved is on another device.
+    """
+    if all(_is_alike(tensor, like) for tensor in tensors_of(fn)):
+        return fn
+    copy = _moved(fn, like, {})
+    left = next((t for t in tensors_of(copy) if t.device != like.device), None)
+    if left is not None:
+        raise ValueError(
+            f"{argument}: the weights are on {like.device}, but a part of {fn} that cannot be "
+            f"moved is on {left.device}; make it there"
+        )
+    return copy
+
+
+def tensors_of(whole: Any) -> Iterator[Tensor]:
+    """The tensors that a distribution is made of, those of its base and transforms included."""
+    pending, seen = [whole], set()
+    while pending:
+        part = pending.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, torch.nn.Module):
+            yield from part.parameters()
+            yield from part.buffers()
+        elif type(part) in (list, tuple):
+            pending.extend(part)
+        elif isinstance(part, _PARTS) and id(part) not in seen:
+            seen.add(id(part))  # a transform and its inverse refer to each other
+            pending.extend(vars(part).values())
+
+
+def like_hypers(hypers: Iterable[Hyper], device: torch.device) -> Tensor:
+    """
+    An empty tensor of a dtype that all of these fit, on the device of the assignment, which is
+    moved with its model, unlike tensors that the model only refers to.
+    """
+    values = [hyper.init if isinstance(hyper, Learned) else hyper for hyper in hypers]
+    found = [t for value in values for t in tensors_of(value) if t.is_floating_point()]
+    if not found:
+        return torch.empty((), device=device)
+    dtype = reduce(torch.promote_types, [tensor.dtype for tensor in found])
+    return torch.empty((), dtype=dtype, device=found[0].device if device.type == "cpu" else device)
+
+
+_PARTS = (torch.distributions.Distribution, torch.distributions.transforms.Transform)
+
+
+def _is_alike(tensor: Tensor, like: Tensor) -> bool:
+    same_dtype = tensor.dtype == like.dtype or not tensor.is_floating_point()
+    return same_dtype and tensor.device == like.device
+
+
+def _moved(part: Any, like: Tensor, memo: dict[int, Any]) -> Any:
+    """:param memo: copies of parts by the identity of the original, as in :mod:`copy`."""
+    if isinstance(part, Tensor):
+        return part.to(like.device, like.dtype if part.is_floating_point() else part.dtype)
+    if type(part) in (list, tuple):
+        return type(part)(_moved(item, like, memo) for item in part)
+    if not isinstance(part, _PARTS) or isinstance(part, torch.nn.Module):
+        return part
+    if id(part) in memo:
+        return memo[id(part)]
+    # Not by the constructor: those of composed distributions do not take their own parameters.
+    copy = memo[id(part)] = object.__new__(type(part))
+    for name, value in vars(part).items():
+        # A transform refers weakly to its inverse, which is to be made anew.
+        is_inverse = name == "_inv" and isinstance(value, weakref.ref)
+        copy.__dict__[name] = None if is_inverse else _moved(value, like, memo)
+    return copy
 
 
 def _check_size(name: str, shape: tuple[int, ...], num_groups: int) -> None:

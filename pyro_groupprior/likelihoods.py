@@ -18,7 +18,7 @@ import torch
 from pyro.distributions import TorchDistribution, constraints
 from torch import Tensor
 
-from .hyperpriors import Hyper, Learned, check_hyper
+from .hyperpriors import Hyper, Learned, check_hyper, moved
 
 
 class Likelihood:
@@ -94,7 +94,7 @@ class _NoisyLikelihood(Likelihood):
             prior = dist.LogNormal(like.new_full((), -1.0), like.new_ones(()))
             return {"noise": pyro.sample("noise", prior)}
         if isinstance(self.noise, torch.distributions.Distribution):
-            return {"noise": pyro.sample("noise", self.noise)}
+            return {"noise": pyro.sample("noise", moved("noise", self.noise, like))}
         learned = isinstance(self.noise, Learned)
         value = self.noise.init if isinstance(self.noise, Learned) else self.noise
         value = torch.as_tensor(value, dtype=like.dtype, device=like.device)

@@ -13,6 +13,7 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
+from .likelihoods import Bernoulli
 from .predictive import Prediction
 
 
@@ -53,22 +54,26 @@ def coverage(prediction: Prediction, y: Tensor, level: float = 0.9) -> float:
 
 def accuracy(prediction: Prediction, y: Tensor) -> float:
     """
-    Share of the labels that have the largest predictive probability.
+    Share of the labels that have the largest predictive probability. Zeros and ones of a
+    Bernoulli likelihood with one output a row count as labels of two classes.
 
-    :raises TypeError: for a likelihood other than Categorical.
+    :raises TypeError: for a likelihood other than Categorical and Bernoulli.
+    :raises ValueError: if the labels do not fit, or a Bernoulli has several outputs a row.
     """
-    probs, y = _labels(prediction, y, "accuracy")
+    probs, y = class_probabilities(prediction, y, "accuracy")
     return float(multiclass_accuracy(probs, y, probs.shape[-1], average="micro"))
 
 
 def ece(prediction: Prediction, y: Tensor, num_bins: int = 15) -> float:
     """
     Expected calibration error (Naeini et al. 2015): the mean distance of confidence and accuracy
-    over bins of equal width; zero is ideal.
+    over bins of equal width; zero is ideal. Of a Bernoulli likelihood the confidence is the larger
+    one of ``p`` and ``1 - p``, as for any two classes.
 
-    :raises TypeError: for a likelihood other than Categorical.
+    :raises TypeError: for a likelihood other than Categorical and Bernoulli.
+    :raises ValueError: if the labels do not fit, or a Bernoulli has several outputs a row.
     """
-    probs, y = _labels(prediction, y, "ece")
+    probs, y = class_probabilities(prediction, y, "ece")
     # torchmetrics would give a confidence of exactly one a bin of its own.
     probs = probs.clamp(max=1 - torch.finfo(probs.dtype).eps)
     return float(multiclass_calibration_error(probs, y, probs.shape[-1], n_bins=num_bins))
@@ -77,11 +82,13 @@ def ece(prediction: Prediction, y: Tensor, num_bins: int = 15) -> float:
 def brier(prediction: Prediction, y: Tensor) -> float:
     """
     Brier score: the mean squared distance of the predictive probabilities from the label's
-    one-hot vector, summed over classes; between 0 and 2.
+    one-hot vector, summed over classes; between 0 and 2. With a Bernoulli likelihood over its two
+    classes: twice what is often called the Brier score of binary observations.
 
-    :raises TypeError: for a likelihood other than Categorical.
+    :raises TypeError: for a likelihood other than Categorical and Bernoulli.
+    :raises ValueError: if the labels do not fit, or a Bernoulli has several outputs a row.
     """
-    probs, y = _labels(prediction, y, "brier")
+    probs, y = class_probabilities(prediction, y, "brier")
     hot = torch.nn.functional.one_hot(y, probs.shape[-1]).to(probs)
     return float(mean_squared_error(probs, hot) * probs.shape[-1])
 
@@ -94,11 +101,27 @@ def _real(prediction: Prediction, y: Tensor, metric: str) -> tuple[Tensor, Tenso
     return prediction.mean, likelihood.check(prediction.outputs[0], y)
 
 
-def _labels(prediction: Prediction, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
-    if not prediction.is_categorical:
-        raise TypeError(f"{metric}: needs a prediction of class labels")
+def class_probabilities(prediction: Prediction, y: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """
+    Predictive probabilities ``[N, K]`` and labels ``[N]``, of many positions in a row one after
+    the other; a Bernoulli likelihood has the classes 0 and 1.
+
+    :param str metric: what needs them, for the message.
+    :raises TypeError: if the prediction is not of class labels.
+    :raises ValueError: if the labels do not fit, or a Bernoulli has several outputs a row.
+    """
     likelihood = prediction.model.likelihood
-    assert likelihood is not None
-    y = likelihood.check(prediction.outputs[0], y)
+    is_binary = isinstance(likelihood, Bernoulli)
+    if likelihood is None or not (is_binary or prediction.is_categorical):
+        raise TypeError(f"{metric}: needs a prediction of class labels")
     probs = prediction.mean
-    return probs.reshape(-1, probs.shape[-1]), y.reshape(-1)
+    if is_binary and probs.numel() != len(probs):
+        raise ValueError(
+            f"{metric}: needs one output a row of a Bernoulli likelihood, "
+            f"got the shape {tuple(probs.shape)}"
+        )
+    y = likelihood.check(prediction.outputs[0], y).long().reshape(-1)
+    if is_binary:
+        one = probs.reshape(-1)
+        return torch.stack((1 - one, one), -1), y
+    return probs.reshape(-1, probs.shape[-1]), y

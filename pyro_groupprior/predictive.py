@@ -11,22 +11,23 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution
+from pyro.distributions import TorchDistribution, constraints
 from pyro.infer.autoguide import AutoGuide
-from torch import Tensor, nn
+from torch import Tensor
 
+from .batch import check_batch, device_of, move_batch
 from .families import weight_loc_scale
 from .guides import SiteGuide, posterior_draws
 from .hyperpriors import Learned, sample_hyper
 from .likelihoods import Categorical, beside
+from .memory import chunk_sizes, in_chunks
 from .nn import BayesianModule, evaluation_mode, map_draws
-from .svi.batches import check_batch
 
 # torch.quantile refuses more elements than that: one row after the other then.
 MOST_AT_ONCE = 2**24
-# Bytes of activations beyond which a processor is no faster, and soon twice as slow: measured on
-# the MLP 10-50-50-10 with 128, 1,000 and 5,000 rows.
-CACHE = 2**24
+# A draw in the making, of a low-rank guide or a non-centered model, takes as much memory as this
+# many vectors of all weights; one that is given and only looked at takes one.
+COPIES = 4
 
 
 @dataclass(frozen=True)
@@ -154,10 +155,11 @@ def predict(
     :param BayesianModule model: a model with a likelihood.
     :param posterior: a guide, or draws by site, such as ``mcmc.get_samples()`` or
         :func:`~pyro_groupprior.load_draws` give.
-    :param inputs: as for the model, ``N`` rows.
+    :param inputs: as for the model, ``N`` rows; they are moved to its device.
     :param int num_draws: how many draws from a guide; draws that are given are all used.
-    :param float max_memory: GiB that the net may take for its activations; more draws than fit
-        are worked through in chunks.
+    :param float max_memory: GiB that the draws of the weights and the net's activations may take;
+        more draws than fit are made and worked through in chunks. The predictions themselves, and
+        draws that are given, are not counted.
     :raises TypeError: if the model has no likelihood.
     :raises ValueError: if the inputs have NaN or inf, or draws are missing or do not fit.
     """
@@ -166,17 +168,31 @@ def predict(
     if num_draws < 1:
         raise ValueError(f"num_draws: expected a positive number, got {num_draws}")
     check_batch(inputs, "inputs")
+    device = device_of(model)
+    assert device is not None
+    inputs = move_batch(inputs, device)
+    given = _weight_sites(model, posterior) if isinstance(posterior, Mapping) else None
     with evaluation_mode(model):
-        if isinstance(posterior, Mapping):
-            draws = dict(posterior)
+        if given is None:
+            args = (inputs, *_missing(model, posterior, inputs))
+            first = model.initial_weights()
         else:
-            draws = posterior_draws(
-                posterior, num_draws, inputs, *_missing(model, posterior, inputs)
-            )
-        weights = _weights(model, draws)
-        chunk = _chunk_size(model, weights, inputs, max_memory)
-        outputs = map_draws(lambda draw: model.call_net(draw, inputs), weights, chunk)
-    latents = _latents(model, draws, outputs)
+            num_draws = len(next(iter(given.values())))
+            first = _weights(model, _rows(given, 0, 1, device))[0]
+        copies = COPIES if given is None or model.site not in given else 1
+        held, at_once = chunk_sizes(model, first, inputs, max_memory, copies)
+
+        def work(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
+            if given is None:
+                draws = posterior_draws(posterior, stop - start, *args)
+            else:
+                draws = _rows(given, start, stop, device)
+            weights = _weights(model, draws)
+            others = {name: value for name, value in draws.items() if name not in _sites(model)}
+            return map_draws(lambda draw: model.call_net(draw, inputs), weights, at_once), others
+
+        outputs, draws = in_chunks(work, num_draws, held)
+    latents = _latents(model, draws if given is None else posterior, outputs)
     return Prediction(outputs, model.likelihood.distribution(outputs, latents), model)
 
 
@@ -193,13 +209,32 @@ def _missing(model: BayesianModule, guide: Any, inputs: Any) -> tuple[Tensor, ..
     return ()
 
 
+def _sites(model: BayesianModule) -> list[str]:
+    return [model.site + ending for ending in ("", "_decentered", "_loc", "_scale")]
+
+
+def _weight_sites(model: BayesianModule, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Views of what the weights are made of, with one dimension for the draws."""
+    weights, noise, *hyper = _sites(model)
+    num_weights = model.layout.num_weights
+    if weights in draws:
+        return {weights: _flat(draws, weights, num_weights)}
+    if noise not in draws:
+        raise ValueError(f"posterior: expected draws of {weights!r}, got those of {sorted(draws)}")
+    groups = model.assignment.num_groups
+    found = {name: _flat(draws, name, groups) for name in hyper if name in draws}
+    return {noise: _flat(draws, noise, num_weights), **found}
+
+
+def _rows(
+    draws: Mapping[str, Tensor], start: int, stop: int, device: torch.device
+) -> dict[str, Tensor]:
+    return {name: value[start:stop].to(device) for name, value in draws.items()}
+
+
 def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
-    name, num_weights = model.site, model.layout.num_weights
-    if name in draws:
-        return _flat(draws, name, num_weights)
-    if f"{name}_decentered" in draws:
-        return _recentred(model, draws)
-    raise ValueError(f"posterior: expected draws of {name!r}, got those of {sorted(draws)}")
+    flat = _weight_sites(model, draws)
+    return flat[model.site] if model.site in flat else _recentred(model, draws)
 
 
 def _flat(draws: Mapping[str, Tensor], site: str, size: int) -> Tensor:
@@ -227,7 +262,8 @@ def _recentred(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
             hyper.append(_flat(draws, site, groups))
         elif isinstance(prior, (int, float, Tensor, Learned)):
             with pyro.poutine.block():
-                hyper.append(sample_hyper(site, prior, None, groups, noise))
+                support = constraints.positive if name == "scale" else constraints.real
+                hyper.append(sample_hyper(site, prior, None, groups, noise, support))
         else:
             raise ValueError(f"posterior: expected draws of {site!r}, got those of {sorted(draws)}")
     unit_variance = model.family.unit_variance if model.assignment.is_soft else 1.0
@@ -247,7 +283,7 @@ def _latents(
     needed = {name for name, _ in stated.trace.iter_stochastic_nodes()}
     for name, value in latents.items():
         if name in draws:
-            latents[name] = beside(draws[name], value.shape, outputs)
+            latents[name] = beside(draws[name].to(outputs.device), value.shape, outputs)
             if len(latents[name]) != len(outputs):
                 raise ValueError(
                     f"posterior: expected as many draws of {name!r} as of the weights, "
@@ -256,30 +292,6 @@ def _latents(
         elif name in needed:
             raise ValueError(f"posterior: expected draws of {name!r}, got those of {sorted(draws)}")
     return latents
-
-
-def _chunk_size(model: BayesianModule, weights: Tensor, inputs: Any, max_memory: float) -> int:
-    """How many draws fit, judged by the sizes of all layers' outputs for one of them."""
-    if not max_memory > 0:
-        raise ValueError(f"max_memory: expected a positive number of GiB, got {max_memory}")
-    size = weights.shape[1]
-
-    def count(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal size
-        size += output.numel() if isinstance(output, Tensor) else 0
-
-    leaves = [module for module in model.net.modules() if not list(module.children())]
-    handles = [module.register_forward_hook(count) for module in leaves]
-    try:
-        model.call_net(weights[0], inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    available = max_memory * 2**30
-    if weights.device.type == "cpu":
-        available = min(available, CACHE)
-    fitting = int(available / (size * weights.element_size()))
-    return max(1, min(len(weights), fitting))
 
 
 def _entropy(probs: Tensor) -> Tensor:

@@ -5,22 +5,26 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import torch
 from pyro.distributions import constraints
-from pyro.poutine.runtime import am_i_wrapped, effectful
-from torch import Tensor, nn
+from pyro.poutine.runtime import effectful
+from torch import Tensor
 
 from .assignment import Assignment
 from .assignment_buffer import AssignmentBuffer
 from .families import Family, as_family, weight_loc_scale
-from .hyperpriors import Hyper, Learned, check_hyper, default_loc, default_scale, sample_hyper
+from .hyperpriors import (
+    Hyper,
+    check_hyper,
+    default_loc,
+    default_scale,
+    like_hypers,
+    sample_hyper,
+)
 
 # Key in ``infer`` of a site that a model predicts because it was given no observation.
 PREDICTED = "predicted"
@@ -105,14 +109,16 @@ def group_prior(
         :func:`~pyro_groupprior.init_to_weights`), shape ``[W]``, or a callable that gives it.
     :return: the weights.
     :raises TypeError: if an argument is of the wrong kind.
-    :raises ValueError: if shapes do not fit, a base scale or a fixed scale is not positive, or a
-        guide or conditioned value was made for another number of groups.
+    :raises ValueError: if shapes do not fit, a base scale or a fixed scale is not positive,
+        ``init`` is not finite, or a guide or conditioned value was made for another number of
+        groups.
     """
     check_prior(loc, scale, family)
     num_weights = num_weights_of(assignment)
     if shape is not None and torch.Size(shape).numel() != num_weights:
         raise ValueError(f"shape: expected {num_weights} weights in all, got {tuple(shape)}")
     check_base_scale(base_scale, num_weights)
+    init = _checked_init(init, num_weights)
     weights = sample_weights(
         name, assignment, loc, scale, base_scale, as_family(family), centered, init
     )
@@ -141,6 +147,29 @@ def check_base_scale(base_scale: Tensor | float | None, num_weights: int) -> Non
         raise ValueError("base_scale: expected finite positive numbers only")
 
 
+def _checked_init(
+    init: Tensor | Callable[[], Tensor] | None, num_weights: int
+) -> Tensor | Callable[[], Tensor] | None:
+    """Refuse first values that do not fit the weights; those of a callable when it is called."""
+    if init is None:
+        return None
+    if not isinstance(init, Tensor) and callable(init):
+        return lambda: _check_init(init(), num_weights)
+    return _check_init(init, num_weights)
+
+
+def _check_init(value: Any, num_weights: int) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"init: expected a tensor or a callable that gives one, got {type(value).__name__}"
+        )
+    if value.shape != (num_weights,):
+        raise ValueError(f"init: expected shape [{num_weights}], got {tuple(value.shape)}")
+    if not bool(value.isfinite().all()):
+        raise ValueError("init: expected finite numbers only")
+    return value
+
+
 def num_weights_of(source: Assignment | AssignmentBuffer) -> int:
     """The number of weights that an assignment, or the buffer that holds it, is for."""
     return (source.assignment if isinstance(source, AssignmentBuffer) else source).num_weights
@@ -164,7 +193,9 @@ def sample_weights(
         default = default_loc(grouping.num_groups, like.dtype, like.device)
         group_loc = sample_hyper(f"{name}_loc", loc, default, grouping.num_groups, like)
         default = default_scale(grouping.num_groups, like.dtype, like.device)
-        group_scale = sample_hyper(f"{name}_scale", scale, default, grouping.num_groups, like)
+        group_scale = sample_hyper(
+            f"{name}_scale", scale, default, grouping.num_groups, like, constraints.positive
+        )
     for site, value in ((f"{name}_loc", group_loc), (f"{name}_scale", group_scale)):
         if value.shape[-1] != grouping.num_groups:
             # Pyro itself would broadcast or index on silently.
@@ -223,44 +254,7 @@ def _like(base_scale: Any, init: Any, loc: Hyper, scale: Hyper, grouping: Assign
     A tensor of the weights' dtype and device, to make group parameters alike. Responsibilities do
     not count: a clusterer's float64 must not change the dtype of a model in float32.
     """
-    for given in (init, base_scale, loc, scale):
-        value = given.init if isinstance(given, Learned) else given
-        if isinstance(value, Tensor):
-            return value
-    return torch.empty((), device=grouping.device)
-
-
-# Whether the engine that is running holds the modules' parameters already.
-_PARAMETERS_HELD: ContextVar[bool] = ContextVar("parameters_held", default=False)
-
-
-@contextmanager
-def parameters_held() -> Iterator[None]:
-    """For an engine whose optimizer holds all parameters: spare :func:`expose_parameters`."""
-    token = _PARAMETERS_HELD.set(True)
-    try:
-        yield
-    finally:
-        _PARAMETERS_HELD.reset(token)
-
-
-def expose_parameters(module: nn.Module, prefix: str) -> None:
-    """
-    State a module's own trainable parameters as param sites, so that :class:`pyro.infer.SVI`
-    finds them, without Pyro's global ParamStore: there, a second module of the same name would
-    silently adopt the values of the first.
-
-    :param str prefix: put before the parameters' names.
-    """
-    if _PARAMETERS_HELD.get() or not am_i_wrapped():
-        return
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            value = parameter.view_as(parameter)
-            value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-            _param(value, name=f"{prefix}.{name}")
-
-
-@effectful(type="param")
-def _param(value: Tensor) -> Tensor:
-    return value
+    for given in (init, base_scale):
+        if isinstance(given, Tensor) and given.is_floating_point():
+            return given
+    return like_hypers((loc, scale), grouping.device)

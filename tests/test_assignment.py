@@ -227,3 +227,15 @@ def test_methods_refuse_what_does_not_fit():
         HARD.relabel(torch.tensor([0, -1, 0, 0]))
     with pytest.raises(TypeError, match="index: expected an integer"):
         HARD.relabel(torch.tensor([0.0, 1.0, 0.0, 0.0]))
+
+
+@pytest.mark.parametrize("num_groups", [2.5, 3.0, "3", torch.tensor(3.0)])
+def test_a_number_of_groups_is_an_integer(num_groups):
+    with pytest.raises(TypeError, match="num_groups: expected an integer, got"):
+        Assignment(torch.tensor([0, 1, 2]), num_groups=num_groups)
+
+
+@pytest.mark.parametrize("num_groups", [3, np.int64(3), torch.tensor(3)])
+def test_integers_of_other_libraries_are_numbers_of_groups(num_groups):
+    found = Assignment(torch.tensor([0, 1, 2]), num_groups=num_groups).num_groups
+    assert type(found) is int and found == 3

@@ -76,3 +76,33 @@ def test_a_buffer_follows_its_module():
     assert module[0].assignment.index.dtype == torch.int32
     module.to("meta")
     assert {buffer.device.type for buffer in module.buffers()} == {"meta"}
+
+
+@pytest.mark.parametrize("assignment", [HARD, SOFT])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_buffer_made_under_inference_mode_can_be_trained_with(assignment, inside):
+    with torch.inference_mode():
+        given = (
+            assignment.relabel(torch.arange(assignment.num_groups), assignment.num_groups)
+            if inside
+            else assignment
+        )
+        buffer = AssignmentBuffer(given)
+        assert buffer.assignment.num_weights == 4
+    assert buffer.assignment == assignment
+    value = torch.ones(assignment.num_groups, requires_grad=True)
+    soft = buffer.assignment.responsibilities
+    spread = value[buffer.assignment.index]
+    (spread if soft is None else spread * soft).sum().backward()
+    torch.testing.assert_close(value.grad.double(), assignment.sizes())
+    buffer.assignment = WIDER
+    assert buffer.assignment == WIDER
+
+
+def test_a_buffer_moved_or_loaded_under_inference_mode_stays_readable():
+    buffer, other = AssignmentBuffer(HARD), AssignmentBuffer(WIDER)
+    with torch.inference_mode():
+        buffer._apply(torch.clone)
+        assert buffer.assignment == HARD
+        buffer.load_state_dict(other.state_dict())
+    assert buffer.assignment == WIDER

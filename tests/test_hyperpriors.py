@@ -18,12 +18,12 @@ ZEROS, ONES = torch.zeros(GROUPS), torch.ones(GROUPS)
 LIKE = torch.empty((), dtype=torch.double)
 
 
-def sample(name, hyper, like=LIKE):
+def sample(name, hyper, like=LIKE, support=constraints.real):
     default = default_loc(GROUPS, like.dtype, like.device)
 
     def model():
         with pyro.plate("w_groups", GROUPS):
-            return sample_hyper(name, hyper, default, GROUPS, like)
+            return sample_hyper(name, hyper, default, GROUPS, like, support)
 
     return pyro.poutine.trace(model).get_trace()
 
@@ -66,14 +66,14 @@ def test_a_value_is_fixed_and_adds_no_density(hyper):
 
 
 @pytest.mark.parametrize("name", ["w_loc", "w_scale"])
+@pytest.mark.parametrize("support", [constraints.real, constraints.positive])
 @pytest.mark.parametrize("init", [0.5, torch.tensor(0.5), ONES * 0.5])
-def test_learned_becomes_a_param_that_is_positive_for_a_scale(name, init):
-    trace = sample(name, Learned(init))
+def test_learned_becomes_a_param_with_the_support_asked_for(name, support, init):
+    trace = sample(name, Learned(init), support=support)
     site = trace.nodes[name]
     assert site["type"] == "param" and trace.log_prob_sum() == 0.0
     torch.testing.assert_close(site["value"], 0.5 * ONES.double())
-    expected = constraints.positive if name == "w_scale" else constraints.real
-    assert site["kwargs"]["constraint"] is expected
+    assert site["kwargs"]["constraint"] is support
     assert pyro.param(name).requires_grad
 
 

@@ -156,6 +156,28 @@ def test_labels_at_many_positions_of_a_row() -> None:
     assert metrics.accuracy(prediction, y) == pytest.approx(float(expected))
 
 
+@pytest.mark.parametrize("shape", [(200,), (200, 1)])
+@pytest.mark.parametrize("sharpness", [0.5, 5.0])
+def test_binary_observations_are_labels_of_two_classes(
+    shape: tuple[int, ...], sharpness: float
+) -> None:
+    logits = sharpness * torch.randn(7, *shape, dtype=torch.float64)
+    y = torch.randint(0, 2, (200,))
+    prediction = prediction_of(likelihoods.Bernoulli(), logits)
+    p = scipy.special.expit(logits.numpy()).mean(0).reshape(200)
+    for labels in (y, y.double(), y.reshape(shape)):
+        hits = sklearn.metrics.accuracy_score(y, p > 0.5)
+        assert metrics.accuracy(prediction, labels) == pytest.approx(hits)
+        half = sklearn.metrics.brier_score_loss(y, p)
+        assert metrics.brier(prediction, labels) == pytest.approx(2 * half, rel=1e-5)
+        error = naeini(np.stack([1 - p, p], 1), y.numpy(), 15)
+        assert metrics.ece(prediction, labels) == pytest.approx(error, abs=1e-5)
+
+
+def binary(*shape: int) -> Prediction:
+    return prediction_of(likelihoods.Bernoulli(), torch.zeros(2, *shape))
+
+
 def numbers() -> Prediction:
     return prediction_of(likelihoods.Normal(noise=1.0), torch.zeros(2, 3))
 
@@ -172,6 +194,8 @@ def labels() -> Prediction:
         (metrics.accuracy, numbers, torch.zeros(3), TypeError, "accuracy: needs .* labels"),
         (metrics.ece, numbers, torch.zeros(3), TypeError, "ece: needs .* labels"),
         (metrics.brier, numbers, torch.zeros(3), TypeError, "brier: needs .* labels"),
+        (metrics.ece, lambda: binary(3, 2), torch.zeros(3, 2), ValueError, "ece: .* one output a"),
+        (metrics.accuracy, lambda: binary(3), torch.full((3,), 2), ValueError, "zeros and ones"),
         (metrics.rmse, numbers, torch.zeros(4), ValueError, r"y: .*\(3,\), got \(4,\)"),
         (metrics.nll, labels, torch.zeros(3), ValueError, "integer class labels"),
         (metrics.brier, labels, torch.tensor([0, 1, 2]), ValueError, r"in \[0, 2\)"),

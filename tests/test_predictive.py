@@ -52,26 +52,6 @@ def test_all_draws_at_once_equal_one_by_one(name: str, max_memory: float) -> Non
     assert prediction.mean.shape == expected.shape[1:]
 
 
-def test_a_small_memory_is_kept_to() -> None:
-    """The chunks that the net truly sees."""
-    sizes: list[int] = []
-
-    class Seen(nn.Linear):
-        def forward(self, x: Tensor) -> Tensor:
-            inner = self.weight
-            while torch._C._functorch.is_batchedtensor(inner):
-                inner = torch._C._functorch.get_unwrapped(inner)
-                sizes.append(len(inner))
-            return super().forward(x)
-
-    model = BayesianModule(Seen(3, 2), likelihoods.Normal(noise=1.0))
-    per_draw = 4 * (8 + 7 * 2)
-    predict(
-        model, {"weights": torch.randn(20, 8)}, torch.randn(7, 3), max_memory=6.5 * per_draw / 2**30
-    )
-    assert sizes == [6, 6, 6, 2]
-
-
 @pytest.mark.parametrize("target", ["normal", "student_t", "poisson"])
 def test_moments_are_those_of_the_mixture(target: str) -> None:
     """The law of total variance, draw by draw."""

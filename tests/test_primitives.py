@@ -262,3 +262,32 @@ def test_values_of_another_grouping_are_refused(centered):
         poutine.condition(model, {site: torch.zeros(5)})(HARD)
     with pytest.raises(ValueError, match="w_scale: the assignment has 3 groups"):
         poutine.condition(model, {"w_scale": torch.ones(1)})(HARD)
+
+
+@pytest.mark.parametrize("as_callable", [False, True])
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize(
+    ("init", "error", "message"),
+    [
+        (torch.zeros(W - 1), ValueError, r"init: expected shape \[6\], got \(5,\)"),
+        (torch.zeros(()), ValueError, r"init: expected shape \[6\], got \(\)"),
+        (torch.full((W,), torch.nan), ValueError, "init: expected finite"),
+        (torch.arange(W) / 0, ValueError, "init: expected finite"),
+        ([0.0] * W, TypeError, "init: expected a tensor or a callable .*got list"),
+    ],
+)
+def test_a_first_value_that_cannot_be_is_refused(as_callable, centered, init, error, message):
+    calls = []
+
+    def give():
+        calls.append(1)
+        return init
+
+    def model():
+        group_prior("w", HARD, init=give if as_callable else init, centered=centered)
+
+    if as_callable:
+        model()
+        assert not calls  # a guide calls it, once
+    with pytest.raises(error, match=message):
+        pyro.infer.autoguide.AutoDelta(model, init_loc_fn=init_to_weights)()

@@ -7,7 +7,7 @@ from .base import ParameterMove, SiteGuide
 from .initialization import init_to_weights
 from .low_rank import AutoLowRank
 from .mean_field import AutoMeanField
-from .pyro_autoguides import posterior_draws, posterior_moments
+from .pyro_autoguides import posterior_draws, posterior_medians, posterior_moments
 
 __all__ = [
     "AutoLowRank",
@@ -16,5 +16,6 @@ __all__ = [
     "SiteGuide",
     "init_to_weights",
     "posterior_draws",
+    "posterior_medians",
     "posterior_moments",
 ]

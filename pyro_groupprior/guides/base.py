@@ -20,8 +20,9 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
+from ..exposure import expose_parameters
 from ..nn.modes import evaluation_mode
-from ..primitives import PREDICTED, expose_parameters
+from ..primitives import PREDICTED
 from .initialization import init_to_weights
 from .latent import (
     LatentSite,
@@ -296,9 +297,7 @@ class SiteGuide(nn.Module):
 
     def group_parameters(self) -> list[str]:
         """Names, as in ``state_dict``, of the parameters with one row for each group."""
-        keys = [
-            site.key for site in self.sites if any(p.endswith("_groups") for p, _ in site.plates)
-        ]
+        keys = [site.key for site in self.sites if site.is_group_parameter]
         return [f"{block}.{key}" for key in keys for block in ("locs", "unconstrained_scales")]
 
     def _require_setup(self) -> None:

@@ -30,6 +30,13 @@ class LatentSite:
         """The name in a form that torch takes for a parameter."""
         return self.name.replace(".", "/")
 
+    @property
+    def is_group_parameter(self) -> bool:
+        """Whether it is the ``loc`` or ``scale`` of a group prior: one row for each group."""
+        weights, _, parameter = self.name.rpartition("_")
+        plates = [name for name, _ in self.plates]
+        return parameter in ("loc", "scale") and f"{weights}_groups" in plates
+
 
 def latent_site(name: str, node: Mapping[str, Any]) -> LatentSite:
     """

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from pyro import poutine
-from pyro.infer import Predictive
 from pyro.infer.autoguide import (
     AutoContinuous,
     AutoDelta,
@@ -21,6 +20,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormal,
 )
+from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
@@ -77,7 +77,8 @@ def posterior_medians(guide: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor
 @torch.no_grad()
 def posterior_draws(guide: Any, num_draws: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
     """
-    Independent draws of all sites of any guide, each of shape ``[num_draws, *site]``.
+    Independent draws of all latent sites of any guide, each of shape ``[num_draws, *site]``;
+    auxiliary sites, which are no latents of the model, are left out.
 
     :param args: arguments of the model, which the guide is called with.
     """
@@ -85,8 +86,18 @@ def posterior_draws(guide: Any, num_draws: int, *args: Any, **kwargs: Any) -> di
         if not guide.is_set_up:
             guide.setup(*args, **kwargs)
         return guide.draws(num_draws)
-    draws = Predictive(guide, num_samples=num_draws)(*args, **kwargs)
-    return {name: value.detach() for name, value in draws.items()}
+    draws: dict[str, Tensor] = {}
+    for number in range(num_draws):
+        # One trace at a time: Pyro's Predictive keeps them all, with their auxiliary values.
+        with poutine.block():
+            trace = poutine.trace(guide).get_trace(*args, **kwargs)
+        for name, node in prune_subsample_sites(trace).iter_stochastic_nodes():
+            if not node["infer"].get("is_auxiliary"):
+                value = node["value"].detach()
+                if not number:
+                    draws[name] = value.new_empty((num_draws, *value.shape))
+                draws[name][number] = value
+    return draws
 
 
 @torch.no_grad()

@@ -22,8 +22,8 @@ _CONV_TRANSPOSE = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 @dataclass(frozen=True)
 class Axes:
     """
-    The structure of one parameter. Indices are within the layer, one for each element, shape
-    ``[numel]``.
+    The structure of one parameter. Indices are within the layer and of a shape that broadcasts to
+    the parameter's, so that they cost next to nothing for a large one.
 
     :param str layer: name of the layer: weights and biases that produce the same units.
     :param int fan_in: number of inputs that a unit of this parameter sums over.
@@ -58,11 +58,11 @@ def axes_of(owned: Owned, net: nn.Module) -> Axes:
     return _by_shape(owned)
 
 
-def _along(shape: torch.Size, dim: int, values: Tensor) -> Tensor:
-    """``values`` of one dimension, repeated over the others, flat."""
+def _along(shape: torch.Size, dim: int) -> Tensor:
+    """Positions along one dimension, broadcastable over the others."""
     view = [1] * len(shape)
     view[dim] = -1
-    return values.reshape(view).expand(shape).reshape(-1)
+    return torch.arange(shape[dim]).reshape(view)
 
 
 def _layer(owned: Owned) -> str:
@@ -78,14 +78,13 @@ def _dense(owned: Owned, layer: str, row_dim: int = 0, column_dim: int = 1) -> A
     """A weight with one dimension of units and one of inputs; further ones are kernel sizes."""
     shape = owned.parameter.shape
     fan_in = shape.numel() // shape[row_dim]
-    rows = _along(shape, row_dim, torch.arange(shape[row_dim]))
-    columns = _along(shape, column_dim, torch.arange(shape[column_dim]))
-    return Axes(layer, fan_in, rows, columns)
+    return Axes(layer, fan_in, _along(shape, row_dim), _along(shape, column_dim))
 
 
 def _bias(owned: Owned, layer: str, fan_in: int, constant_column: int) -> Axes:
-    numel = owned.parameter.numel()
-    return Axes(layer, fan_in, torch.arange(numel), torch.full((numel,), constant_column))
+    shape = owned.parameter.shape
+    rows = torch.arange(shape.numel()).reshape(shape)
+    return Axes(layer, fan_in, rows, torch.tensor(constant_column))
 
 
 def _by_shape(owned: Owned) -> Axes:
@@ -106,6 +105,8 @@ def _conv(owned: Owned, net: nn.Module) -> Axes | None:
         fan_in = module.weight.numel() // module.out_channels
         return _bias(owned, layer, fan_in, module.in_channels)
     axes = _dense(owned, layer)
+    if module.groups == 1:
+        return axes
     # Output channels of group k read the k-th block of input channels.
     per_group_out = module.out_channels // module.groups
     per_group_in = module.in_channels // module.groups
@@ -123,15 +124,18 @@ def _conv_transpose(owned: Owned, net: nn.Module) -> Axes | None:
     if _local(owned) == "bias":
         return _bias(owned, layer, fan_in, module.in_channels)
     axes = _dense(owned, layer, row_dim=1, column_dim=0)
-    rows = axes.column // per_group_in * per_group_out + axes.row
+    rows = axes.row
+    if module.groups > 1:
+        rows = axes.column // per_group_in * per_group_out + axes.row
     return Axes(layer, fan_in, rows, axes.column)
 
 
 def _embedding(owned: Owned, net: nn.Module) -> Axes | None:
     if not isinstance(owned.module, (nn.Embedding, nn.EmbeddingBag)):
         return None
-    # A token reads exactly one row, as if its input were one-hot: nothing is summed over.
-    axes = _dense(owned, _layer(owned))
+    # The inputs are tokens, the units features: weight[token, feature], transposed from linear
+    # layers. A one-hot input reads exactly one token: nothing is summed over.
+    axes = _dense(owned, _layer(owned), row_dim=1, column_dim=0)
     return Axes(axes.layer, 1, axes.row, axes.column)
 
 
@@ -143,8 +147,8 @@ def _bilinear(owned: Owned, net: nn.Module) -> Axes | None:
     if owned.name.endswith("bias"):
         return _bias(owned, _layer(owned), fan_in, fan_in)
     shape = owned.parameter.shape
-    pairs = torch.arange(fan_in).expand(shape[0], fan_in).reshape(-1)
-    return Axes(_layer(owned), fan_in, _along(shape, 0, torch.arange(shape[0])), pairs)
+    pairs = torch.arange(fan_in).reshape(1, *shape[1:])
+    return Axes(_layer(owned), fan_in, _along(shape, 0), pairs)
 
 
 def _recurrent(owned: Owned, net: nn.Module) -> Axes | None:
@@ -177,7 +181,7 @@ def _attention(owned: Owned, net: nn.Module) -> Axes | None:
         axes = _by_shape(owned)
         width = parent.embed_dim // parent.num_heads
         # The output bias serves all heads: it gets a number of its own.
-        constant = torch.full_like(axes.row, parent.num_heads)
+        constant = torch.tensor(parent.num_heads)
         return Axes(
             path,
             axes.fan_in,

@@ -45,7 +45,7 @@ def initial_assignment(
     if isinstance(grouping, str):
         if grouping not in GROUPINGS:
             raise ValueError(f"grouping: expected one of {GROUPINGS}, got {grouping!r}")
-        return _by_keys([_keys(grouping, item, net) for item in owned])
+        return _by_keys([_keys(grouping, item, net) for item in owned], owned)
     if callable(grouping) and not isinstance(grouping, Tensor):
         grouping = grouping(layout)
     if isinstance(grouping, (Tensor, Sequence)) and not isinstance(grouping, str):
@@ -78,9 +78,12 @@ def fan_in_scale(net: nn.Module, owned: Sequence[Owned]) -> Tensor:
 
 
 def _keys(grouping: str, item: Owned, net: nn.Module) -> tuple[str, Tensor]:
-    """A name and, within it, a number for every element: together they make the group."""
+    """
+    A name and, within it, numbers that broadcast to the parameter's shape: together they make the
+    group.
+    """
     axes = axes_of(item, net)
-    zeros = torch.zeros_like(axes.row)
+    zeros = torch.zeros((), dtype=torch.long)
     if grouping == "all":
         return "", zeros
     if grouping == "tensor":
@@ -95,13 +98,27 @@ def _keys(grouping: str, item: Owned, net: nn.Module) -> tuple[str, Tensor]:
     return axes.layer, zeros
 
 
-def _by_keys(keys: Sequence[tuple[str, Tensor]]) -> Assignment:
-    """Number the groups in the order in which layers, and numbers within them, appear."""
-    layers = {name: number for number, name in enumerate(dict.fromkeys(name for name, _ in keys))}
-    span = 1 + max(int(numbers.max()) for _, numbers in keys)
-    packed = torch.cat([layers[name] * span + numbers for name, numbers in keys])
-    _, index = torch.unique(packed, return_inverse=True)
-    return Assignment(index)
+def _by_keys(keys: Sequence[tuple[str, Tensor]], owned: Sequence[Owned]) -> Assignment:
+    """
+    Number the groups in the order in which names, and numbers within them, appear. Only the keys
+    as they are before broadcasting are sorted.
+    """
+    parts: dict[str, list[Tensor]] = {}
+    for name, numbers in keys:
+        parts.setdefault(name, []).append(numbers.reshape(-1))
+    present = {name: torch.cat(part).unique() for name, part in parts.items()}
+    offsets, num_groups = {}, 0
+    for name, numbers in present.items():
+        offsets[name] = num_groups
+        num_groups += len(numbers)
+    index = torch.empty(sum(item.parameter.numel() for item in owned), dtype=torch.int32)
+    start = 0
+    for (name, numbers), item in zip(keys, owned):
+        group = torch.searchsorted(present[name], numbers) + offsets[name]
+        shape = item.parameter.shape
+        index[start : start + shape.numel()].view(shape).copy_(group)
+        start += shape.numel()
+    return Assignment.trusted(index, num_groups, None)
 
 
 __all__ = ["GROUPINGS", "Grouping", "fan_in_scale", "initial_assignment"]

@@ -17,6 +17,7 @@ from torch.func import functional_call
 
 from ..assignment import Assignment
 from ..assignment_buffer import AssignmentBuffer
+from ..exposure import expose_parameters
 from ..families import Family, as_family
 from ..hyperpriors import Hyper
 from ..layout import Layout
@@ -25,7 +26,6 @@ from ..primitives import (
     PREDICTED,
     check_base_scale,
     check_prior,
-    expose_parameters,
     sample_weights,
 )
 from .draws import map_draws

@@ -110,7 +110,7 @@ class LocalNoise:
 
     def __enter__(self) -> LocalNoise:
         for path, module in self._modules.items():
-            self._handles.append(module.register_forward_hook(self._hook(path)))
+            self._handles.append(module.register_forward_hook(self._hook(path), with_kwargs=True))
         return self
 
     def __exit__(
@@ -123,14 +123,17 @@ class LocalNoise:
             handle.remove()
 
     def _hook(self, path: str) -> Any:
-        def add_noise(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        def add_noise(
+            module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        ) -> Tensor:
             if path in self._seen:
                 raise RuntimeError(
                     f"local_reparam: module {path!r} runs more than once in a pass, and both runs "
                     "need the same weights; use a guide with local_reparam=False"
                 )
             self._seen.add(path)
-            return output + self._noise(path, module, args[0], output)
+            x = args[0] if args else kwargs["input"]
+            return output + self._noise(path, module, x, output)
 
         return add_noise
 

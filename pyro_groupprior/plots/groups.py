@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..datatree import fixed_group_parameters
-from ..guides import posterior_draws, posterior_moments
+from ..guides import posterior_medians, posterior_moments
 from ..nn import BayesianModule
 from .axes import COLOURS, GREY, make_axes
 
@@ -97,7 +97,7 @@ def _moments(model: BayesianModule, posterior: Any) -> tuple[np.ndarray, ...]:
         weights = draws[model.site].reshape(-1, model.layout.num_weights)
         mean, sd = weights.mean(0), weights.std(0)
     else:
-        draws = posterior_draws(posterior, 1000)
+        draws = {name: value.unsqueeze(0) for name, value in posterior_medians(posterior).items()}
         mean, sd = posterior_moments(posterior, model.site)
     fixed = fixed_group_parameters(model)
     groups = model.assignment.num_groups

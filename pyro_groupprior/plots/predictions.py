@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import beta
 from torch import Tensor
 
-from ..metrics import ece
+from ..metrics import class_probabilities, ece
 from ..predictive import Prediction
 from .axes import COLOURS, make_axes
 
@@ -118,8 +118,9 @@ def plot_reliability(
     """
     error = ece(prediction, y, num_bins)  # checks both
     ax = make_axes(ax)
-    confidence, label = prediction.mean.reshape(-1, prediction.mean.shape[-1]).max(1)
-    correct = (label == y.reshape(-1)).cpu().numpy()
+    probs, y = class_probabilities(prediction, y, "plot_reliability")
+    confidence, label = probs.max(1)
+    correct = (label == y).cpu().numpy()
     sure = confidence.cpu().numpy()
     edges = np.linspace(0, 1, num_bins + 1)
     bins = np.clip(np.digitize(sure, edges[1:-1], right=True), 0, num_bins - 1)

@@ -83,7 +83,9 @@ def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
     sites = {}
     layouts = _layouts(model)
     for name, source in recorder.sources.items():
-        node = trace.nodes[name]
+        node = trace.nodes.get(name)
+        if node is None or node["type"] != "sample":
+            continue  # an assignment that is read for a purpose of the model's own
         sites[name] = GroupSite(
             name,
             source,

@@ -17,8 +17,8 @@ from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
+from ..batch import device_of
 from ..nn import evaluation_mode
-from .batches import device_of
 
 
 @contextmanager

@@ -15,13 +15,14 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
+from ..batch import check_batch, device_of, move_batch
 from ..elbo import MeanFieldELBO
+from ..exposure import parameters_held
 from ..guides import ParameterMove, SiteGuide
 from ..handlers import KLWeightMessenger
 from ..nn import evaluation_mode
-from ..primitives import parameters_held
 from ..regrouping import Regroup
-from .batches import ResumableBatches, check_batch, device_of, move_batch
+from .batches import ResumableBatches
 from .callbacks import Callback, Progress
 from .checks import check_gradients, check_num_data, check_regroupable
 from .groups import GroupSite, find_groups

@@ -91,6 +91,33 @@ def test_flows_by_draws():
     assert ((mean - draws.mean(0)).abs() < 5 * draws.std(0) / 10).all()
 
 
+@pytest.mark.parametrize("kind", GUIDES)
+def test_draws_are_of_the_latents_only(kind):
+    """Not of the sites that guides make for themselves, such as unconstrained values."""
+    model, guide = regression(), randomised(kind)
+    trace = pyro.poutine.trace(model).get_trace(*data())
+    shapes = {
+        name: (9, *node["value"].shape)
+        for name, node in trace.iter_stochastic_nodes()
+        if not name.endswith(("_groups", "data"))
+    }
+    draws = posterior_draws(guide, 9, *data())
+    assert {name: tuple(value.shape) for name, value in draws.items()} == shapes
+    assert not any(value.requires_grad for value in draws.values())
+
+
+def test_plates_that_subsample_are_no_latents():
+    def guide():
+        with pyro.plate("rows", 10, subsample_size=3):
+            pass
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("own", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+
+    draws = posterior_draws(guide, 500)
+    assert list(draws) == ["z"] and draws["z"].shape == (500,)
+    assert draws["z"].unique().numel() == 500
+
+
 def test_draws_set_up_a_fresh_guide():
     guide = AutoMeanField(regression())
     assert posterior_draws(guide, 4, *data())["weights"].shape == (4, 31)

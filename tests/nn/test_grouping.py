@@ -11,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.init import _calculate_fan_in_and_fan_out
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_groupprior import Assignment, BayesianModule
+from pyro_groupprior.nn.grouping import GROUPINGS, initial_assignment
+from pyro_groupprior.nn.selection import owned_parameters
 
 
 def groups(net: nn.Module, grouping: object, **options: object) -> list[int]:
@@ -69,8 +72,9 @@ HAND = {
     # weight [2, 2, 3], bias [2]: an input is a pair
     ("bilinear", "row"): [0] * 6 + [1] * 6 + [0, 1],
     ("bilinear", "column"): list(range(6)) * 2 + [6, 6],
-    ("embedding", "row"): [0, 0, 1, 1, 2, 2, 3, 3],
-    ("embedding", "column"): [0, 1] * 4,
+    # weight [4, 2]: tokens are read, features are fed
+    ("embedding", "row"): [0, 1] * 4,
+    ("embedding", "column"): [0, 0, 1, 1, 2, 2, 3, 3],
     # input [8, 3], state [8, 2], two biases [8]: 4 gates of 2 units
     ("lstm", "row"): repeat(LSTM_ROWS, 3) + repeat(LSTM_ROWS, 2) + LSTM_ROWS * 2,
     ("lstm", "column"): [0, 1, 2] * 8 + [3, 4] * 8 + [5] * 16,
@@ -161,6 +165,48 @@ def test_rows_and_columns_say_what_a_weight_connects(name: str) -> None:
         (slope,) = torch.autograd.grad(out.sum(), x)
         read = slope.transpose(0, 1).flatten(1).any(1).nonzero().flatten().tolist()
         assert read == ([] if column == num_inputs else [column])
+
+
+@pytest.mark.parametrize("make", [nn.Embedding, nn.EmbeddingBag])
+def test_rows_and_columns_of_embeddings(make: type[nn.Module]) -> None:
+    """With all others at zero, a weight turns its column's token into its row's feature only."""
+    rows, columns = (BayesianModule(make(5, 3), grouping=g) for g in ("row", "column"))
+    tokens = torch.arange(5).reshape(5, 1)
+    for weight in range(15):
+        out = rows.call_net(torch.eye(15)[weight], tokens).reshape(5, 3)
+        read_and_fed = [[int(columns.assignment.index[weight]), int(rows.assignment.index[weight])]]
+        assert out.nonzero().tolist() == read_and_fed
+
+
+class Allocated(TorchDispatchMode):
+    """Counts the bytes of all tensors made on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, torch.UntypedStorage] = {}  # kept, so that none is reused
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = storage
+        return out
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(storage.nbytes() for storage in self.storages.values())
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_a_grouping_takes_no_memory_beside_its_indices(grouping: str) -> None:
+    """25 million weights must not sort, or even hold, as many int64 keys."""
+    net = nn.Sequential(nn.Linear(300, 200), nn.Conv1d(100, 60, 9), nn.MultiheadAttention(100, 4))
+    owned, layout = list(owned_parameters(net)), BayesianModule(net).layout
+    with Allocated() as allocated:
+        assignment = initial_assignment(grouping, net, owned, layout)
+    assert 4 * layout.num_weights < allocated.num_bytes < 1.3 * 4 * layout.num_weights
+    assert assignment.index.unique().tolist() == list(range(assignment.num_groups))
 
 
 @pytest.mark.parametrize("name", LINEAR_MAPS)

@@ -246,6 +246,24 @@ def test_tied_and_shared_layers_use_the_drawn_weights(make_net: Callable[[], nn.
     assert not output.allclose(model.call_net(guide.locs["weights"].detach(), x), atol=0.01)
 
 
+def test_a_layer_called_by_keyword_has_the_same_noise() -> None:
+    class ByKeyword(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for module in self:
+                x = module(input=x)
+            return x
+
+    x, outputs = torch.randn(4, 3), []
+    for net in (deep(), ByKeyword(*deep())):
+        model = BayesianModule(net)
+        guide = local_guide(model, x)
+        with torch.no_grad():
+            guide.locs["weights"].copy_(torch.linspace(-1, 1, model.layout.num_weights))
+        pyro.set_rng_seed(3)
+        outputs.append(noisy(model, guide, x)[0])
+    torch.testing.assert_close(*outputs, rtol=0, atol=0)
+
+
 def test_vectorised_particles_are_refused() -> None:
     model = BayesianModule(deep(), likelihoods.Normal())
     x, y = torch.randn(4, 3), torch.randn(4, 1)

@@ -12,62 +12,13 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 
 from pyro_groupprior import AutoMeanField, PhasedSVI
-from pyro_groupprior.svi.batches import ResumableBatches, check_batch, move_batch
+from pyro_groupprior.svi.batches import ResumableBatches
 from tests.svi.runs import Adam, data, regression
 
 
 class Pair(NamedTuple):
     x: torch.Tensor
     y: torch.Tensor
-
-
-BAD = torch.tensor([[0.0, 1.0], [float("nan"), float("inf")]])
-GOOD = torch.zeros(2, 2)
-
-
-@pytest.mark.parametrize(
-    ("batch", "where"),
-    [
-        (BAD, "batch"),
-        ((GOOD, BAD), "batch[1]"),
-        ([GOOD, {"a": (GOOD, BAD)}], "batch[1]['a'][1]"),
-        ({"x": BAD.double()}, "batch['x']"),
-        (Pair(GOOD, BAD.half()), "batch[1]"),
-    ],
-)
-def test_the_place_is_named(batch, where):
-    with pytest.raises(ValueError) as caught:
-        check_batch(batch)
-    assert str(caught.value) == (
-        f"{where}: expected finite numbers, got 2 NaN or inf, the first at [1, 0]"
-    )
-
-
-@pytest.mark.parametrize(
-    "batch",
-    [
-        (GOOD, torch.arange(3), torch.tensor([True]), "text", None, 3.0),
-        torch.empty(0),
-        torch.full((1000,), 3e38),  # finite, though the sum is not
-        torch.tensor([60000.0] * 10, dtype=torch.float16),
-        torch.tensor(1 + 2j),
-    ],
-)
-def test_finite_batches_pass(batch):
-    check_batch(batch)
-
-
-def test_opposite_infinities_do_not_cancel():
-    with pytest.raises(ValueError, match=r"2 NaN or inf, the first at \[0\]"):
-        check_batch(torch.tensor([float("inf"), -float("inf"), 1.0]))
-
-
-def test_moving_keeps_the_shape_of_the_batch():
-    batch = {"pair": Pair(GOOD, GOOD), "list": [GOOD, "text"], "tuple": (GOOD, 3)}
-    moved = move_batch(batch, torch.device("meta"))
-    assert type(moved["pair"]) is Pair and moved["pair"].y.device.type == "meta"
-    assert type(moved["list"]) is list and moved["list"][1] == "text"
-    assert type(moved["tuple"]) is tuple and moved["tuple"][0].device.type == "meta"
 
 
 DATASET = TensorDataset(torch.arange(10))

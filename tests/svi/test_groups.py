@@ -19,6 +19,7 @@ from pyro_groupprior import (
     BayesianModule,
     PhasedSVI,
     Regroup,
+    assign,
     group_prior,
 )
 from tests.svi.runs import GUIDES, THREE, Adam, Planned, data, function_model, regression
@@ -81,3 +82,32 @@ def test_models_that_cannot_be_regrouped_are_refused_at_once(model, match):
     with pytest.raises(ValueError, match=match):
         svi.step(*data())
     assert svi.optimizer is None and not svi.guide.is_set_up
+
+
+def test_an_assignment_that_no_group_prior_reads_is_left_alone():
+    """A model may read a grouping for purposes of its own, here to tie coefficients."""
+    ties = AssignmentBuffer(Assignment(torch.tensor([0, 1, 1])))
+    buffer = AssignmentBuffer(Assignment(torch.zeros(2, dtype=torch.long)))
+
+    def model(x, y):
+        beta = group_prior("beta", buffer)
+        gamma = beta[assign("ties", ties).index]
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x @ gamma, 1.0), obs=y)
+
+    schedule = Regroup(Planned(torch.tensor([0, 1])), steps=2, stop=2)
+    svi = PhasedSVI(model, AutoMeanField, Adam, regroup=schedule)
+    for _ in range(4):
+        svi.step(torch.randn(8, 3), torch.randn(8))
+    assert buffer.assignment.index.tolist() == [0, 1]
+    assert ties.assignment.index.tolist() == [0, 1, 1]
+
+
+def test_a_model_that_only_assigns_states_no_group_prior():
+    def model(x, y):
+        assign("ties", AssignmentBuffer(Assignment(torch.tensor([0, 1]))))
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    svi = PhasedSVI(model, AutoMeanField, Adam, regroup=NEVER)
+    with pytest.raises(ValueError, match="states no group_prior"):
+        svi.step(*data())

@@ -1,0 +1,56 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Batches of any nesting: checked for NaN, and moved to where a model is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def check_batch(value: Any, where: str = "batch") -> None:
+    """
+    Refuse NaN and inf in a batch: they would poison every parameter at once.
+
+    :raises ValueError: naming the tensor and its first bad element.
+    """
+    if isinstance(value, Tensor):
+        # One sum is several times faster than a look at each element; only if it is not finite
+        # (which an overflow can cause too) look closer.
+        if not value.is_floating_point() or value.sum().isfinite():
+            return
+        finite = value.isfinite()
+        if not bool(finite.all()):
+            position = (~finite).nonzero()[0].tolist()
+            raise ValueError(
+                f"{where}: expected finite numbers, got {int((~finite).sum())} NaN or inf, "
+                f"the first at {position}"
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_batch(item, f"{where}[{key!r}]")
+    elif isinstance(value, (tuple, list)):
+        for number, item in enumerate(value):
+            check_batch(item, f"{where}[{number}]")
+
+
+def move_batch(value: Any, device: torch.device) -> Any:
+    """Tensors, in any nesting of lists, tuples and dictionaries, on another device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {key: move_batch(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [move_batch(item, device) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def device_of(model: Any) -> torch.device | None:
+    """Where a model's tensors are; None for a plain function."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else None
