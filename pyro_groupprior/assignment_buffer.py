@@ -90,6 +90,11 @@ def _normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
+def assignment_of(source: Assignment | AssignmentBuffer) -> Assignment:
+    """The assignment that ``source`` is, or holds."""
+    return source.assignment if isinstance(source, AssignmentBuffer) else source
+
+
 def _resize_before_load(
     module: nn.Module, state: dict[str, Any], prefix: str, *unused: Any
 ) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .batch import check_batch, device_of, move_batch
 from .families import weight_loc_scale
-from .guides import SiteGuide, posterior_draws
+from .guides import posterior_draws
 from .hyperpriors import Learned, sample_hyper
 from .likelihoods import Categorical, beside
 from .memory import chunk_sizes, in_chunks
@@ -198,11 +198,10 @@ def predict(
 
 def _missing(model: BayesianModule, guide: Any, inputs: Any) -> tuple[Tensor, ...]:
     """
-    Some observations for a guide that has not seen any: it takes the model's sites for latent
-    that are not observed, so that it would make parameters for the observations as well.
+    Some observations for one of Pyro's guides that has not seen any: it takes the model's sites
+    for latent that are not observed, and would make parameters for the observations as well.
     """
-    is_fresh = isinstance(guide, SiteGuide) and not guide.is_set_up
-    if is_fresh or (isinstance(guide, AutoGuide) and guide.prototype_trace is None):
+    if isinstance(guide, AutoGuide) and guide.prototype_trace is None:
         with pyro.poutine.block():
             trace = pyro.poutine.trace(model).get_trace(inputs)
         return (trace.nodes["obs"]["value"],)

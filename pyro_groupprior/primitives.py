@@ -15,7 +15,7 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 
 from .assignment import Assignment
-from .assignment_buffer import AssignmentBuffer
+from .assignment_buffer import AssignmentBuffer, assignment_of
 from .families import Family, as_family, weight_loc_scale
 from .hyperpriors import (
     Hyper,
@@ -54,7 +54,7 @@ def assign(name: str, source: Assignment | AssignmentBuffer) -> Assignment:
 
 @effectful(type="assign")
 def _assign(source: Assignment | AssignmentBuffer) -> Assignment:
-    return source.assignment if isinstance(source, AssignmentBuffer) else source
+    return assignment_of(source)
 
 
 def group_prior(
@@ -114,7 +114,7 @@ def group_prior(
         groups.
     """
     check_prior(loc, scale, family)
-    num_weights = num_weights_of(assignment)
+    num_weights = assignment_of(assignment).num_weights
     if shape is not None and torch.Size(shape).numel() != num_weights:
         raise ValueError(f"shape: expected {num_weights} weights in all, got {tuple(shape)}")
     check_base_scale(base_scale, num_weights)
@@ -168,11 +168,6 @@ def _check_init(value: Any, num_weights: int) -> Tensor:
     if not bool(value.isfinite().all()):
         raise ValueError("init: expected finite numbers only")
     return value
-
-
-def num_weights_of(source: Assignment | AssignmentBuffer) -> int:
-    """The number of weights that an assignment, or the buffer that holds it, is for."""
-    return (source.assignment if isinstance(source, AssignmentBuffer) else source).num_weights
 
 
 def sample_weights(

@@ -12,7 +12,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 
 from ..assignment import Assignment
-from ..assignment_buffer import AssignmentBuffer
+from ..assignment_buffer import AssignmentBuffer, assignment_of
 
 
 class RegroupMessenger(Messenger):
@@ -63,7 +63,7 @@ class RegroupMessenger(Messenger):
         if name not in self.assignments or msg["value"] is not None:
             return
         proposal, source = self.assignments[name], msg["args"][0]
-        present = source.assignment if isinstance(source, AssignmentBuffer) else source
+        present = assignment_of(source)
         if proposal.num_weights != present.num_weights:
             raise ValueError(
                 f"assignments[{name!r}]: expected one for {present.num_weights} weights, "

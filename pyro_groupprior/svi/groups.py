@@ -16,7 +16,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from ..assignment import Assignment
-from ..assignment_buffer import AssignmentBuffer
+from ..assignment_buffer import AssignmentBuffer, assignment_of
 from ..layout import Layout
 from ..nn import BayesianModule
 from ..regrouping import WeightPosterior, group_moments
@@ -43,7 +43,7 @@ class GroupSite:
     @property
     def assignment(self) -> Assignment:
         """The grouping in force."""
-        return self.source.assignment if isinstance(self.source, AssignmentBuffer) else self.source
+        return assignment_of(self.source)
 
     def check_regroupable(self) -> None:
         """

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from pyro.optim import PyroOptim
@@ -15,8 +15,6 @@ from pyro.optim.lr_scheduler import PyroLRScheduler
 from torch import Tensor, nn
 
 from ..guides.base import ParameterMove
-
-OptimizerFactory: TypeAlias = "Callable[[Iterable[Tensor]], torch.optim.Optimizer]"
 
 # torch's default reads and writes every moment several times over; fused, a step of Adam over 50
 # million parameters took 39 ms on one core in place of 515 ms.
