@@ -6,49 +6,81 @@ Hierarchical group priors for Pyro: weights are sorted into groups while the mod
 group has its own learned prior.
 """
 
-from . import families, likelihoods, metrics
+from . import clustering, families, likelihoods, mcmc, metrics
 from .assignment import Assignment
 from .assignment_buffer import AssignmentBuffer
+from .clustering import (
+    BinnedGaussianMixture,
+    CorrelationClustering,
+    DeconvolvedMixture,
+    MergedMixture,
+)
 from .elbo import MeanFieldELBO
-from .guides import AutoLowRank, AutoMeanField, init_to_weights
+from .guides import AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup
 from .hyperpriors import Learned
 from .layout import Layout
 from .nn import BayesianModule
 from .predictive import Prediction, predict
 from .primitives import assign, group_prior
-from .regrouping import Cluster, Regroup, WeightPosterior, match_groups
+from .regrouping import (
+    Annealed,
+    Cluster,
+    Evidence,
+    Naive,
+    Regroup,
+    Sampled,
+    WeightPosterior,
+    adjusted_rand_index,
+    assignment_cost,
+    match_groups,
+)
 from .storage import load_draws, save_draws
-from .svi import Callback, Checkpoint, History, PhasedSVI
+from .svi import Callback, Checkpoint, History, Monitor, PhasedSVI, weight_posteriors
 
 __all__ = [
+    "Annealed",
     "Assignment",
     "AssignmentBuffer",
+    "AutoFullRank",
     "AutoLowRank",
     "AutoMeanField",
     "BayesianModule",
+    "BinnedGaussianMixture",
     "Callback",
     "Checkpoint",
     "Cluster",
+    "CorrelationClustering",
+    "DeconvolvedMixture",
+    "Evidence",
     "History",
     "KLWeightMessenger",
     "Layout",
     "Learned",
     "MeanFieldELBO",
+    "MergedMixture",
+    "Monitor",
+    "Naive",
     "PhasedSVI",
     "Prediction",
     "Regroup",
     "RegroupMessenger",
+    "Sampled",
     "WeightPosterior",
+    "adjusted_rand_index",
     "assign",
+    "assignment_cost",
+    "clustering",
     "families",
     "group_prior",
     "init_to_weights",
     "likelihoods",
     "load_draws",
     "match_groups",
+    "mcmc",
     "metrics",
     "predict",
     "regroup",
     "save_draws",
+    "weight_posteriors",
 ]

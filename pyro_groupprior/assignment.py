@@ -183,15 +183,11 @@ class Assignment:
         other = other.to(self.device)
         if not self.is_soft and not other.is_soft:
             return float((self._index != other._index).double().mean())
-        # Signed sparse rows: sum over the few slots that hold each group, never a W x G matrix.
-        index = torch.cat([_rows(self)[0], _rows(other)[0]], 1)
-        signed = torch.cat([_rows(self)[1], -_rows(other)[1]], 1)
-        order = index.argsort(1)
-        index, signed = index.gather(1, order), signed.gather(1, order)
-        starts = torch.ones_like(index, dtype=torch.long)
-        starts[:, 1:] = (index[:, 1:] != index[:, :-1]).long()
-        difference = torch.zeros_like(signed).scatter_add_(1, starts.cumsum(1) - 1, signed)
-        return float(0.5 * difference.abs().sum(1).mean())
+        total = 0.0
+        for start in range(0, self.num_weights, _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            total += _total_variation(*_rows(self, rows), *_rows(other, rows))
+        return max(total / self.num_weights, 0.0)
 
     def relabel(self, labels: Tensor, num_groups: int | None = None) -> Assignment:
         """
@@ -253,10 +249,32 @@ def _integer(argument: str, value: object) -> int:
         raise TypeError(f"{argument}: expected an integer, got {value!r}") from None
 
 
-def _rows(assignment: Assignment) -> tuple[Tensor, Tensor]:
-    index = assignment.index.reshape(assignment.num_weights, -1)
-    values = assignment.responsibilities
-    return index, torch.ones(index.shape, device=index.device) if values is None else values
+_CHUNK = 2**18  # rows at a time: what a processor's cache holds
+
+
+def _rows(assignment: Assignment, rows: slice) -> tuple[Tensor, Tensor]:
+    """Groups and shares of some weights, each group of a weight in one slot only."""
+    index = assignment.index[rows].reshape(-1, assignment.index[0].numel())
+    if assignment.responsibilities is None:
+        return index, torch.ones(index.shape, device=index.device, dtype=torch.float64)
+    values = assignment.responsibilities[rows].to(torch.float64, copy=True)
+    # Slots may name the same group, as after merging groups: the first of them takes all.
+    for slot in range(1, index.shape[1]):
+        for earlier in range(slot):
+            moved = values[:, slot] * (index[:, slot] == index[:, earlier])
+            values[:, earlier] += moved
+            values[:, slot] -= moved
+    return index, values
+
+
+def _total_variation(index: Tensor, values: Tensor, other: Tensor, other_values: Tensor) -> float:
+    """Total variation distance between rows, summed over them."""
+    shared = 0.0
+    for slot in range(index.shape[1]):
+        for second in range(other.shape[1]):
+            smaller = torch.minimum(values[:, slot], other_values[:, second])
+            shared += float((smaller * (index[:, slot] == other[:, second])).sum())
+    return 0.5 * float(values.sum() + other_values.sum()) - shared
 
 
 def _check_shapes(index: Tensor, responsibilities: Tensor | None) -> None:

@@ -15,6 +15,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions.transforms import AffineTransform
 from torch import Tensor
 
 
@@ -31,6 +32,44 @@ class Learned:
     """
 
     init: float | Tensor
+
+
+class Floored(dist.TransformedDistribution):
+    """
+    A distribution over positive numbers, shifted to start at a positive floor. As the hyperprior of
+    group scales it keeps a prior, and with it the posterior of its members, from shrinking to
+    nothing.
+
+    Example::
+
+        >>> scale = Floored(dist.HalfCauchy(1.0), 0.05)
+        >>> model = BayesianModule(nn.Linear(4, 1), likelihoods.Normal(), scale=scale)
+        >>> trace = pyro.poutine.trace(model).get_trace(torch.ones(1, 4))
+        >>> bool(trace.nodes["weights_scale"]["value"] > 0.05)
+        True
+
+    :param Distribution base: over positive numbers, without event shape.
+    :param float floor: the least value, in units of the base scale.
+    :raises ValueError: if the base is not over positive numbers or the floor is not positive.
+    """
+
+    def __init__(
+        self, base: TorchDistribution, floor: float, validate_args: bool | None = None
+    ) -> None:
+        check_hyper("base", base, constraints.positive)
+        if not 0 < floor < float("inf"):
+            raise ValueError(f"floor: expected a positive number, got {floor}")
+        self.floor = float(floor)
+        super().__init__(base, [AffineTransform(self.floor, 1.0)], validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """All numbers above the floor."""
+        return constraints.greater_than(self.floor)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Floored:
+        """The same distribution, once for each element of ``batch_shape``."""
+        return Floored(self.base_dist.expand(batch_shape), self.floor)
 
 
 Hyper: TypeAlias = "TorchDistribution | float | Tensor | Learned | None"

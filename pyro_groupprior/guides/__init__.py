@@ -4,12 +4,19 @@
 """Approximate posteriors."""
 
 from .base import ParameterMove, SiteGuide
+from .full_rank import AutoFullRank
 from .initialization import init_to_weights
 from .low_rank import AutoLowRank
 from .mean_field import AutoMeanField
-from .pyro_autoguides import posterior_draws, posterior_medians, posterior_moments
+from .pyro_autoguides import (
+    posterior_draws,
+    posterior_medians,
+    posterior_moments,
+    posterior_quantiles,
+)
 
 __all__ = [
+    "AutoFullRank",
     "AutoLowRank",
     "AutoMeanField",
     "ParameterMove",
@@ -18,4 +25,5 @@ __all__ = [
     "posterior_draws",
     "posterior_medians",
     "posterior_moments",
+    "posterior_quantiles",
 ]

@@ -143,6 +143,10 @@ class SiteGuide(nn.Module):
         """Mean and standard deviation in the unconstrained space, of the site's shape."""
         return self.locs[site.key], F.softplus(self.unconstrained_scales[site.key])
 
+    def marginals(self, site: LatentSite) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each element by itself, in the unconstrained space."""
+        return self.loc_scale(site)
+
     def factor(self, site: LatentSite, batch: tuple[int, ...] = ()) -> TorchDistribution:
         """
         The site's factor of the posterior.
@@ -240,7 +244,7 @@ class SiteGuide(nn.Module):
         self._require_setup()
         result = {}
         for site in self.sites:
-            loc, scale = self.loc_scale(site)
+            loc, scale = self.marginals(site)
             levels = torch.as_tensor(quantiles, dtype=loc.dtype, device=loc.device)
             standard = torch.special.ndtri(levels).reshape(-1, *[1] * loc.dim())
             result[site.name] = biject_to(site.support)(loc + scale * standard)

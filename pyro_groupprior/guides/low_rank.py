@@ -72,23 +72,19 @@ class AutoLowRank(SiteGuide):
         fn = LowRankNormal(loc, factor, scale.square(), validate_args=False)
         return fn.expand(batch) if batch else fn
 
-    def quantiles(self, quantiles: Any, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        result = super().quantiles(quantiles)
-        for site in self.sites:
-            if site.key in self.factors:
-                mean, sd = self.moments(site.name)
-                levels = torch.as_tensor(quantiles, dtype=mean.dtype, device=mean.device)
-                result[site.name] = mean + sd * torch.special.ndtri(levels).unsqueeze(-1)
-        return result
+    def marginals(self, site: LatentSite) -> tuple[Tensor, Tensor]:
+        if site.key not in self.factors:
+            return super().marginals(site)
+        fn = self.factor(site)
+        return fn.mean, fn.variance.sqrt()
 
 
 class LowRankNormal(dist.LowRankMultivariateNormal):
     """Pyro's distribution under a name of its own, for which a closed-form KL is registered."""
 
 
-@register_kl(LowRankNormal, torch.distributions.Independent)
-def _kl_low_rank_independent_normal(p: Any, q: Any) -> Tensor:
-    """KL(N(m, D + F F') || N(a, diag v)) = -H(p) - E_p[log q]; torch has no rule for this pair."""
+def kl_from_independent_normal(p: Any, q: Any) -> Tensor:
+    """KL(N(m, C) || N(a, diag v)) = -H(p) - E_p[log q]; torch has no rule for this pair."""
     base = q.base_dist
     if not isinstance(base, torch.distributions.Normal) or q.reinterpreted_batch_ndims != 1:
         raise NotImplementedError
@@ -96,3 +92,6 @@ def _kl_low_rank_independent_normal(p: Any, q: Any) -> Tensor:
     expected = ((p.mean - base.mean).square() + p.variance) / variance
     cross_entropy = 0.5 * (expected + (2 * torch.pi * variance).log()).sum(-1)
     return cross_entropy - p.entropy()
+
+
+register_kl(LowRankNormal, torch.distributions.Independent)(kl_from_independent_normal)

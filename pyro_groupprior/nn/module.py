@@ -139,6 +139,24 @@ class BayesianModule(PyroModule):
         """The net's own weights, packed: shape ``[W]``."""
         return self.layout.pack(dict(self._parts[0].named_parameters()))
 
+    def partition(self, grouping: Grouping) -> Assignment:
+        """
+        The weights by tensor, layer, row and so on, whatever their present groups are.
+
+        Example::
+
+            >>> model = BayesianModule(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)))
+            >>> model.partition("layer").sizes().tolist()
+            [9.0, 4.0]
+
+        :param grouping: as in the constructor.
+        """
+        net = self._parts[0]
+        owned = {item.name: item for item in owned_parameters(net)}
+        return initial_assignment(
+            grouping, net, [owned[name] for name in self.layout.names], self.layout
+        )
+
     def sample_weights(self) -> Tensor:
         """State the group prior; returns packed weights, shape ``[W]`` or ``[S, 1, W]``."""
         return sample_weights(

@@ -11,6 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from ..assignment import Assignment
+from .agreement import contingency
 
 
 def match_groups(old: Assignment, new: Assignment) -> tuple[Assignment, Tensor]:
@@ -34,10 +35,7 @@ def match_groups(old: Assignment, new: Assignment) -> tuple[Assignment, Tensor]:
     """
     if old.num_weights != new.num_weights:
         raise ValueError(f"new: expected {old.num_weights} weights, got {new.num_weights}")
-    # Index by index on the CPU: the matrix of overlaps has only G_old x G_new entries.
-    pairs = old.hard().index.long() * new.num_groups + new.hard().index.long().to(old.device)
-    overlap = torch.bincount(pairs, minlength=old.num_groups * new.num_groups)
-    counts = overlap.reshape(old.num_groups, new.num_groups).cpu().numpy()
+    counts = contingency(old, new).numpy()
     rows, columns = linear_sum_assignment(counts, maximize=True)
     shared = counts[rows, columns] > 0
     rows, columns = rows[shared], columns[shared]

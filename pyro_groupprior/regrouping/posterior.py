@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..assignment import Assignment
 from ..layout import Layout
+from .evidence import Evidence, cavity
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,14 @@ class WeightPosterior:
     :param Tensor base_scale: shape ``[W]``; ones where the model has none.
     :param Assignment assignment: the present grouping.
     :param layout: names and shapes, where the weights are a net's.
+    :param prior_loc: mean of each weight's present prior, shape ``[W]``, where it is known.
+    :param prior_scale: its standard deviation, likewise.
+    :param partition: for a net's weights, a function from a name such as ``"layer"`` or ``"row"``
+        (see :class:`~pyro_groupprior.BayesianModule`) to the grouping of that name.
+    :param trajectory: snapshots of the posterior means during training, shape ``[T, W]``, where a
+        :class:`~pyro_groupprior.Monitor` has taken some.
+    :param draw: a function that gives so many posterior draws, shape ``[S, W]``.
+    :param int phase: the number of regroups so far.
     """
 
     mean: Tensor
@@ -31,6 +41,26 @@ class WeightPosterior:
     base_scale: Tensor
     assignment: Assignment
     layout: Layout | None = None
+    prior_loc: Tensor | None = None
+    prior_scale: Tensor | None = None
+    partition: Callable[[str], Assignment] | None = None
+    trajectory: Tensor | None = None
+    draw: Callable[[int], Tensor] | None = None
+    phase: int = 0
+
+    def evidence(self) -> Evidence:
+        """
+        What the data alone say about each weight, in units of the base scale; see
+        :func:`~pyro_groupprior.regrouping.cavity`.
+
+        :raises ValueError: if the present prior is not known.
+        """
+        if self.prior_loc is None or self.prior_scale is None:
+            raise ValueError("prior_loc, prior_scale: the evidence needs the present prior")
+        unit = self.base_scale
+        return cavity(
+            self.mean / unit, self.sd / unit, self.prior_loc / unit, self.prior_scale / unit
+        )
 
 
 def group_moments(posterior: WeightPosterior, assignment: Assignment) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Any
 from .strategy import Cluster, Strategy
 
 HYPER = ("carry", "reset", "moments")
+ACCEPT = ("always", "elbo")
 
 
 class Regroup:
@@ -32,6 +33,9 @@ class Regroup:
     :param str hyper: ``"carry"``: a group that continues an old one keeps its parameters'
         posterior and optimizer state, a new one starts at its members' moments; ``"moments"``: all
         start at their members' moments; ``"reset"``: all start anew at loc 0 and scale 1.
+    :param str accept: ``"always"``; or ``"elbo"``: only if the ELBO is higher under the proposal,
+        less what it costs to state the groups (:func:`~pyro_groupprior.assignment_cost`). It is
+        evaluated under the ``regroup`` handler, with nothing touched; for this package's guides.
     :raises TypeError: if the strategy is neither.
     :raises ValueError: if not exactly one interval is given, or an option is out of range.
     """
@@ -45,6 +49,7 @@ class Regroup:
         start: int = 0,
         stop: int | None = None,
         hyper: str = "carry",
+        accept: str = "always",
     ) -> None:
         if (epochs is None) == (steps is None):
             raise ValueError(
@@ -55,9 +60,11 @@ class Regroup:
             raise ValueError(f"epochs, steps: expected a positive number, got {every}")
         if hyper not in HYPER:
             raise ValueError(f"hyper: expected one of {HYPER}, got {hyper!r}")
+        if accept not in ACCEPT:
+            raise ValueError(f"accept: expected one of {ACCEPT}, got {accept!r}")
         self.strategy: Strategy = strategy if hasattr(strategy, "propose") else Cluster(strategy)
         self.epochs, self.steps = epochs, steps
-        self.start, self.stop, self.hyper = start, stop, hyper
+        self.start, self.stop, self.hyper, self.accept = start, stop, hyper, accept
 
     def is_due(self, *, step: int, epoch: int, epoch_ended: bool) -> bool:
         """

@@ -19,6 +19,7 @@ from ..storage import read_file, write_file
 from .history import History
 from .random_state import get_random_state, set_random_state
 from .regroup_step import check_guide_can_follow, remake_guide
+from .warmup import WarmUp
 
 if TYPE_CHECKING:
     from .phased import PhasedSVI
@@ -64,6 +65,7 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
         "phase": svi.phase,
         "position": svi.batches.position,
         "epoch_loss": list(svi.epoch_loss),
+        "warmup": [svi.warm_up.steps, svi.warm_up.start],
         "history": svi.history.to_dict(),
         "parameters": list(svi.parameters),
         "num_groups": _num_groups(svi),
@@ -108,6 +110,7 @@ def load_checkpoint(svi: PhasedSVI, path: str | Path, *args: Any, **kwargs: Any)
     svi.step_count, svi.epoch = metadata["step"], metadata["epoch"]
     svi.phase, svi.history = metadata["phase"], History.from_dict(metadata["history"])
     svi.epoch_loss = tuple(metadata["epoch_loss"])
+    svi.warm_up = WarmUp(*metadata["warmup"])
     svi.batches.load_state(metadata["position"], _part(tensors, "batches"))
     set_random_state(tensors, metadata["random"])
 

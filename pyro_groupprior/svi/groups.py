@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch import Tensor
 
 from ..assignment import Assignment
 from ..assignment_buffer import AssignmentBuffer, assignment_of
+from ..families import weight_loc_scale
 from ..layout import Layout
 from ..nn import BayesianModule
 from ..regrouping import WeightPosterior, group_moments
+from .parameters import quiet
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ class GroupSite:
     :param base_scale: of the weights, or None for 1.
     :param bool centered: whether the weights themselves are latent.
     :param layout: names and shapes, where the weights are a net's.
+    :param partition: groups those by name, see :meth:`BayesianModule.partition`.
+    :param float unit_variance: variance of a weight whose group has scale 1, by the prior's family.
     """
 
     name: str
@@ -39,6 +44,8 @@ class GroupSite:
     base_scale: Tensor | float | None
     centered: bool
     layout: Layout | None
+    partition: Callable[[str], Assignment] | None = None
+    unit_variance: float = 1.0
 
     @property
     def assignment(self) -> Assignment:
@@ -60,10 +67,53 @@ class GroupSite:
                 "them; use centered=True"
             )
 
-    def posterior(self, mean: Tensor, sd: Tensor) -> WeightPosterior:
-        """Bundle posterior moments with what else a strategy wants to know."""
+    def posterior(
+        self,
+        mean: Tensor,
+        sd: Tensor,
+        group_loc: Tensor,
+        group_scale: Tensor,
+        *,
+        trajectory: Tensor | None,
+        draw: Callable[[int], Tensor],
+        phase: int,
+    ) -> WeightPosterior:
+        """
+        Bundle posterior moments with what else a strategy wants to know.
+
+        :param Tensor group_loc: of the present groups, in units of the base scale, shape ``[G]``.
+        :param Tensor group_scale: likewise.
+        """
         base = torch.as_tensor(1.0 if self.base_scale is None else self.base_scale).to(mean)
-        return WeightPosterior(mean, sd, base.expand(mean.shape), self.assignment, self.layout)
+        prior_loc, prior_scale = weight_loc_scale(
+            self.assignment,
+            group_loc.to(mean),
+            group_scale.to(mean),
+            base,
+            self.unit_variance if self.assignment.is_soft else 1.0,
+        )
+        return WeightPosterior(
+            mean,
+            sd,
+            base.expand(mean.shape),
+            self.assignment,
+            layout=self.layout,
+            prior_loc=prior_loc,
+            prior_scale=prior_scale * self.unit_variance**0.5,
+            partition=self.partition,
+            trajectory=trajectory,
+            draw=draw,
+            phase=phase,
+        )
+
+    @torch.no_grad()
+    def point_parameters(
+        self, model: Callable[..., Any], names: Sequence[str], *args: Any, **kwargs: Any
+    ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+        """Group parameters that are fixed or learned points: three times the value itself."""
+        with quiet(model), poutine.block():
+            nodes = poutine.trace(model).get_trace(*args, **kwargs).nodes
+        return {name: (nodes[name]["value"].detach(),) * 3 for name in names}
 
 
 class _AssignRecorder(Messenger):
@@ -81,7 +131,7 @@ def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
     with _AssignRecorder() as recorder:
         trace = poutine.trace(model).get_trace(*args, **kwargs)
     sites = {}
-    layouts = _layouts(model)
+    nets = _nets(model)
     for name, source in recorder.sources.items():
         node = trace.nodes.get(name)
         if node is None or node["type"] != "sample":
@@ -91,14 +141,25 @@ def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
             source,
             node["infer"].get("base_scale"),
             not node["infer"].get("_deterministic", False) and not node["is_observed"],
-            layouts.get(name),
+            nets[name].layout if name in nets else None,
+            nets[name].partition if name in nets else None,
+            _unit_variance(node["fn"]),
         )
     return sites
 
 
-def _layouts(model: Any) -> dict[str, Layout]:
+def _nets(model: Any) -> dict[str, BayesianModule]:
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()
-    return {m.site: m.layout for m in modules if isinstance(m, BayesianModule)}
+    return {m.site: m for m in modules if isinstance(m, BayesianModule)}
+
+
+def _unit_variance(fn: Any) -> float:
+    """Variance of the prior's family at scale 1, read off the first weight's."""
+    base = getattr(fn, "base_dist", fn)
+    if not hasattr(base, "scale"):
+        return 1.0
+    ratio = float((base.variance / base.scale.square()).reshape(-1)[0])
+    return ratio if math.isfinite(ratio) and ratio > 0 else 1.0
 
 
 def group_start(

@@ -28,8 +28,12 @@ class EpochRecord:
 class PhaseRecord:
     """
     One regroup: ``churn`` is the share of the weights that changed group, after matching;
-    ``sizes``, ``locs`` and ``scales`` are those of the groups of the new phase at its start, the
-    latter two in units of the base scale (posterior medians).
+    ``rand_index`` the adjusted Rand index between the groups before and after; ``cost`` what it
+    costs to state the new groups, in nats (:func:`~pyro_groupprior.assignment_cost`); ``accepted``
+    whether the proposal was taken, else the groups stayed; ``gain`` by how much it raises the ELBO
+    less the cost, where that was asked for. ``sizes``, ``locs`` and ``scales`` are those of the
+    groups of the new phase at its start, the latter two in units of the base scale (posterior
+    medians).
     """
 
     name: str
@@ -41,6 +45,10 @@ class PhaseRecord:
     sizes: tuple[float, ...]
     locs: tuple[float, ...]
     scales: tuple[float, ...]
+    rand_index: float = float("nan")
+    cost: float = float("nan")
+    accepted: bool = True
+    gain: float | None = None
 
 
 @dataclass

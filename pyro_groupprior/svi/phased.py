@@ -30,6 +30,7 @@ from .history import EpochRecord, History
 from .optimizer import make_optimizer
 from .parameters import collect_parameters, quiet
 from .regroup_step import carry_out, plan_regroup
+from .warmup import WarmUp
 
 SchedulerFactory = Callable[[torch.optim.Optimizer], "torch.optim.lr_scheduler.LRScheduler"]
 
@@ -64,7 +65,11 @@ class PhasedSVI:
         ``functools.partial(torch.optim.Adam, lr=0.01)``, or one of :mod:`pyro.optim`.
     :param ELBO loss: default :class:`~pyro_groupprior.MeanFieldELBO`.
     :param Regroup regroup: when and how to regroup; default: never.
-    :param int warmup: steps over which the weight of the divergence rises linearly to one.
+    :param int warmup: steps over which the weight of the divergence rises linearly to one; default:
+        a third of those of the first :meth:`run`, none where its loader does not know its length.
+    :param int retries: how often a run whose net has collapsed onto its prior is rolled back and
+        retried with stronger measures; see :class:`~pyro_groupprior.CollapseRepair`. 0: there is
+        a warning only.
     :param scheduler: a factory of a learning-rate scheduler from the optimizer; stepped once
         after every optimizer step.
     :param float clip_norm: bound on the norm of the gradient.
@@ -81,7 +86,8 @@ class PhasedSVI:
         loss: ELBO | None = None,
         *,
         regroup: Regroup | None = None,
-        warmup: int = 0,
+        warmup: int | None = None,
+        retries: int = 2,
         scheduler: SchedulerFactory | None = None,
         clip_norm: float | None = None,
         callbacks: Sequence[Callback] = (),
@@ -92,8 +98,10 @@ class PhasedSVI:
             raise TypeError(f"loss: expected one of Pyro's ELBOs, got {type(loss).__name__}")
         if regroup is not None and not isinstance(regroup, Regroup):
             raise TypeError(f"regroup: expected a Regroup, got {type(regroup).__name__}")
-        if warmup < 0:
+        if warmup is not None and warmup < 0:
             raise ValueError(f"warmup: expected a number of steps, got {warmup}")
+        if retries < 0:
+            raise ValueError(f"retries: expected a number of times, got {retries}")
         if clip_norm is not None and not clip_norm > 0:
             raise ValueError(f"clip_norm: expected a positive number, got {clip_norm}")
         self.guide_factory = guide if isinstance(guide, (type, partial)) else None
@@ -104,7 +112,8 @@ class PhasedSVI:
         if isinstance(self.guide, SiteGuide) and self.guide.model is not model:
             raise ValueError("guide: it was made for another model")
         self.optim, self.loss = optim, MeanFieldELBO() if loss is None else loss
-        self.regroup_schedule, self.warmup = regroup, warmup
+        self.regroup_schedule, self.warm_up = regroup, WarmUp(warmup)
+        self.retries = retries
         self.scheduler_factory, self.clip_norm = scheduler, clip_norm
         self.callbacks = list(callbacks)
         self.optimizer: torch.optim.Optimizer | None = None
@@ -126,7 +135,7 @@ class PhasedSVI:
     @property
     def kl_weight(self) -> float:
         """The weight of the divergence at the next step."""
-        return min(1.0, (self.step_count + 1) / self.warmup) if self.warmup else 1.0
+        return self.warm_up.weight(self.step_count)
 
     def setup(self, *args: Any, **kwargs: Any) -> None:
         """
@@ -241,14 +250,15 @@ class PhasedSVI:
             raise ValueError("loader: expected at least one batch, got none")
         check_num_data(self.model, batches)
         self.should_stop = False
-        callbacks = [*self.callbacks, *([Progress()] if progress else [])]
+        if batches is not None:
+            self.warm_up.plan(self.step_count, epochs * batches)
+        callbacks = [*self.callbacks, *([Progress()] if progress else []), *self._guard()]
         try:
             for callback in callbacks:
                 callback.on_run_start(self, epochs, batches)
-            for _ in range(epochs):
+            end = self.epoch + epochs
+            while self.epoch < end and not self.should_stop:  # a callback may roll back
                 self._run_epoch(loader, callbacks)
-                if self.should_stop:
-                    break
         finally:
             for callback in callbacks:
                 callback.on_run_end(self)
@@ -293,6 +303,15 @@ class PhasedSVI:
         from .checkpoint import load_checkpoint
 
         load_checkpoint(self, path, *args, **kwargs)
+
+    def _guard(self) -> list[Callback]:
+        """What notices and repairs a collapse, unless the user has brought his own."""
+        from ..collapse import CollapseMonitor, CollapseRepair, has_cheap_moments
+
+        own = any(isinstance(callback, CollapseMonitor) for callback in self.callbacks)
+        if own or not has_cheap_moments(self.guide):
+            return []
+        return [CollapseRepair(self.retries) if self.retries else CollapseMonitor()]
 
     def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
         device = next(iter(self.parameters.values())).device if self.parameters else None

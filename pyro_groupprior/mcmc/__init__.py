@@ -1,0 +1,18 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The reference: sampling assignments along with the weights, and exact enumeration."""
+
+from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
+from .gibbs import GibbsGroups
+from .result import GibbsResult
+from .run import run_gibbs
+
+__all__ = [
+    "EnumeratedPosterior",
+    "GibbsGroups",
+    "GibbsResult",
+    "enumerate_assignments",
+    "linear_log_evidence",
+    "run_gibbs",
+]
