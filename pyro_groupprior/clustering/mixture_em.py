@@ -255,12 +255,14 @@ def best_of(
     data: Noisy, one: Mixture, num_components: int, settings: Settings
 ) -> tuple[Mixture, list[float]]:
     """
-    A fit begun with twice as many components that are merged down, so that what is found depends
-    little on where it began.
+    The better of two fits: one begun with so many components, and one with twice as many that are
+    merged down, so that what is found depends little on where it began.
     """
     if num_components == 1:
         return fit(one, data, settings)
     mixture = start(data, one, 2 * num_components, settings)
     while len(mixture) > num_components:
         mixture = without_closest_pair(fit(mixture, data, replace(settings, max_iter=10))[0])
-    return fit(mixture, data, settings)
+    found = [fit(mixture, data, settings)]
+    found.append(fit(start(data, one, num_components, settings), data, settings))
+    return max(found, key=lambda fitted: fitted[1][-1])

@@ -17,9 +17,9 @@ from pyro.poutine import block, condition, trace
 from torch.distributions import biject_to
 
 from ..guides import SiteGuide, posterior_moments
-from ..guides.latent import inverse_softplus
 from ..guides.pyro_autoguides import RESIZABLE
 from ..nn import BayesianModule
+from ..svi.cold_start import bound_scales
 from ..svi.parameters import quiet
 from .monitor import CollapseMonitor, CollapseWarning
 from .signal import GROUP, LAYER, Signal, signals_of
@@ -85,7 +85,6 @@ class CollapseRepair(CollapseMonitor):
         super().on_run_start(svi, epochs, batches)
         self._left, self._start, self._batches = self.retries, svi.epoch, batches
         self._folder, self._has_start, self._healthy = tempfile.TemporaryDirectory(), False, None
-        self._forget()
         if svi.optimizer is not None:
             self._keep_start(svi)
 
@@ -157,13 +156,9 @@ class CollapseRepair(CollapseMonitor):
             start_anew(svi)
         self._healthy = None  # if this retry is in vain, the next one begins at the start
         self._forget()
-        shrink(svi, FIRST_SCALE * NEXT_SCALE ** (retry - 1))
+        bound_scales(svi, FIRST_SCALE * NEXT_SCALE ** (retry - 1))
         steps = (self._end - svi.epoch) * (self._batches or round(done / epochs))
         svi.warm_up.begin(svi.step_count, int(steps * retry / (retry + 1)))
-
-    def _forget(self) -> None:
-        self._below.clear()
-        self._dead.clear()
 
 
 @torch.no_grad()
@@ -206,23 +201,6 @@ def _is_constant(output: Any) -> bool:
     if not isinstance(output, torch.Tensor) or output.dim() == 0 or len(output) < 2:
         return False
     return torch.allclose(output, output[:1].expand_as(output), rtol=1e-4, atol=1e-6)
-
-
-@torch.no_grad()
-def shrink(svi: PhasedSVI, scale: float) -> None:
-    """
-    Bound the posterior standard deviations of all grouped weights by ``scale`` times the base
-    scale. Of Pyro's own guides nothing is changed.
-    """
-    guide = svi.guide
-    if not isinstance(guide, SiteGuide):
-        return
-    for name, group in svi.groups.items():
-        if group.centered:
-            parameter = guide.unconstrained_scales[guide.site(name).key]
-            base = 1.0 if group.base_scale is None else group.base_scale
-            bound = inverse_softplus(torch.as_tensor(base).to(parameter) * scale)
-            parameter.copy_(torch.minimum(parameter, bound))
 
 
 @torch.no_grad()

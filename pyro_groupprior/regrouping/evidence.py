@@ -23,30 +23,35 @@ class Evidence(NamedTuple):
 
 
 def cavity(
-    mean: Tensor, sd: Tensor, prior_loc: Tensor, prior_scale: Tensor, max_noise: float = 1e3
+    mean: Tensor, sd: Tensor, prior_loc: Tensor, prior_scale: Tensor, tolerance: float = 0.1
 ) -> Evidence:
     r"""
     Divide the prior out of a normal posterior, weight by weight:
 
-    .. math:: 1/t^2 = 1/s^2 - 1/v, \qquad e = t^2 (m/s^2 - a/v)
+    .. math:: \lambda = 1/s^2 - 1/v, \qquad e = (m/s^2 - a/v) / \lambda, \qquad
+        t^2 = 1/\lambda + (\epsilon / (s \lambda))^2
 
     for posterior ``N(m, s^2)`` and prior ``N(a, v)``: the cavity distribution of expectation
     propagation (Minka 2001) with the roles of prior and likelihood exchanged. To first order the
     present grouping has no say in it, which is why groups found from it do not lock in.
 
+    Where the prior says more than the data, a small error of the posterior mean becomes a large
+    one of the estimate. The noise allows for it: ``m`` is taken to be known to
+    :math:`\epsilon s` only.
+
     Example::
 
         >>> one = torch.ones(1)
         >>> posterior_mean, posterior_sd = 2.0 * one, 0.5**0.5 * one  # prior N(0, 1), datum 4
-        >>> cavity(posterior_mean, posterior_sd, 0.0 * one, one)
+        >>> cavity(posterior_mean, posterior_sd, 0.0 * one, one, tolerance=0.0)
         Evidence(estimate=tensor([4.0000]), noise=tensor([1.0000]))
 
     :param Tensor mean: posterior means, shape ``[W]``.
     :param Tensor sd: posterior standard deviations, shape ``[W]``.
     :param Tensor prior_loc: the prior's means, shape ``[W]``.
     :param Tensor prior_scale: the prior's standard deviations, shape ``[W]``.
-    :param float max_noise: largest noise, in units of the prior's scale: where the posterior is
-        no narrower than the prior there is no evidence, only the noise of the optimisation.
+    :param float tolerance: how far an optimised posterior mean may lie from where it belongs, in
+        posterior standard deviations.
     :raises FloatingPointError: if a number is not finite or a deviation not positive.
     """
     for name, value in (("sd", sd), ("prior_scale", prior_scale)):
@@ -55,8 +60,12 @@ def cavity(
     for name, value in (("mean", mean), ("prior_loc", prior_loc)):
         if not bool(value.isfinite().all()):
             raise FloatingPointError(f"{name}: expected finite numbers only")
-    # In units of the prior, so that the bound means the same for weights of every size.
+    # In units of the prior. No posterior can be wider, but an optimised one may seem to be.
     ratio = (prior_scale / sd).square()
-    precision = (ratio - 1).clamp(min=max_noise**-2)
-    offset = (mean - prior_loc) * (ratio / precision)
-    return Evidence(prior_loc + offset, prior_scale * precision.rsqrt())
+    precision = (ratio - 1).clamp(min=MIN_PRECISION)
+    estimate = prior_loc + (mean - prior_loc) * (ratio / precision)
+    variance = 1 / precision + tolerance**2 * ratio / precision.square()
+    return Evidence(estimate, prior_scale * variance.sqrt())
+
+
+MIN_PRECISION = 1e-3  # of the data, over that of the prior

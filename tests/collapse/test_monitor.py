@@ -47,7 +47,7 @@ def test_warns_once_for_each_layer_and_says_since_when():
     assert check(svi, monitor, 60) == []
 
 
-def test_a_dip_is_no_collapse_and_a_relapse_is_one():
+def test_a_dip_is_no_collapse_and_a_relapse_no_news():
     svi, monitor = ready()
     alive = svi.guide.state_dict()
     alive = {name: value.clone() for name, value in alive.items()}
@@ -61,7 +61,10 @@ def test_a_dip_is_no_collapse_and_a_relapse_is_one():
     svi.guide.load_state_dict(alive)
     assert check(svi, monitor, 70) == [] and monitor.dead == []
     kill(svi, "4.weight")
-    assert check(svi, monitor, 80) == [] and len(check(svi, monitor, 90)) == 1
+    assert check(svi, monitor, 80) == check(svi, monitor, 90) == []  # it was told
+    assert [part.part for part in monitor.dead] == ["4.weight"]
+    monitor.on_run_start(svi, 1, 1)
+    assert check(svi, monitor, 100) == [] and len(check(svi, monitor, 110)) == 1
 
 
 def test_pruned_units_and_groups_are_no_alarm():
