@@ -36,7 +36,16 @@ from .regrouping import (
     match_groups,
 )
 from .storage import load_draws, save_draws
-from .svi import Callback, Checkpoint, History, Monitor, PhasedSVI, weight_posteriors
+from .svi import (
+    Callback,
+    Checkpoint,
+    History,
+    LockIn,
+    Monitor,
+    PhasedSVI,
+    lock_in_test,
+    weight_posteriors,
+)
 
 __all__ = [
     "Annealed",
@@ -57,6 +66,7 @@ __all__ = [
     "KLWeightMessenger",
     "Layout",
     "Learned",
+    "LockIn",
     "MeanFieldELBO",
     "MergedMixture",
     "Monitor",
@@ -76,6 +86,7 @@ __all__ = [
     "init_to_weights",
     "likelihoods",
     "load_draws",
+    "lock_in_test",
     "match_groups",
     "mcmc",
     "metrics",

@@ -139,24 +139,23 @@ class Assignment:
         The number of weights in each group (soft: the sum of responsibilities), shape ``[G]``,
         float64.
         """
-        weights = None
-        if self._responsibilities is not None:
-            weights = self._responsibilities.reshape(-1).double()
-        counts = torch.bincount(self._index.reshape(-1), weights, minlength=self._num_groups)
-        return counts.double()
+        if self._responsibilities is None:
+            return torch.bincount(self._index, minlength=self._num_groups).double()
+        total = torch.zeros(self._num_groups, dtype=torch.float64, device=self.device)
+        for start in range(0, self.num_weights, _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            shares = self._responsibilities[rows].reshape(-1)
+            total += torch.bincount(self._index[rows].reshape(-1), shares, self._num_groups)
+        return total
 
     def hard(self) -> Assignment:
         """Every weight in its most probable group; a hard assignment returns itself."""
         if self._responsibilities is None:
             return self
-        # Ties go to the lowest group, not to the first slot, so that the order of slots is moot.
-        # Slots may name the same group, as after merging groups: their shares add up.
-        total = torch.zeros_like(self._responsibilities)
-        for slot in range(self._index.shape[1]):
-            same = self._index == self._index[:, slot : slot + 1]
-            total += same * self._responsibilities[:, slot : slot + 1]
-        best = total.max(1, keepdim=True).values
-        index = self._index.masked_fill(total < best, self._num_groups).amin(1)
+        index = torch.empty(self.num_weights, dtype=torch.int32, device=self.device)
+        for start in range(0, self.num_weights, _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            index[rows] = _most_probable(self._index[rows], self._responsibilities[rows])
         return Assignment.trusted(index, self._num_groups, None)
 
     def dense(self) -> Tensor:
@@ -200,6 +199,7 @@ class Assignment:
 
         :param Tensor labels: shape ``[G]``: the new label of each present group.
         :param int num_groups: the new number of groups; default: the largest label plus one.
+        :raises TypeError: if ``labels`` is not an integer tensor.
         :raises ValueError: if ``labels`` does not name a group for each present one.
         """
         labels = torch.as_tensor(labels, device=self.device)
@@ -208,7 +208,19 @@ class Assignment:
                 f"labels: expected shape [{self._num_groups}], one label for each group, "
                 f"got {tuple(labels.shape)}"
             )
-        return Assignment(labels[self._index], num_groups, self._responsibilities)
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise TypeError(f"labels: expected an integer tensor, got {labels.dtype}")
+        num_groups = int(labels.max()) + 1 if num_groups is None else num_groups
+        if int(labels.min()) < 0 or int(labels.max()) >= num_groups:
+            raise ValueError(f"labels: expected values in [0, {num_groups}), got {labels.tolist()}")
+        if num_groups == self._num_groups and torch.equal(
+            labels, torch.arange(len(labels), device=self.device)
+        ):
+            return self
+        flat = labels.int().index_select(0, self._index.reshape(-1))
+        return Assignment.trusted(
+            flat.reshape(self._index.shape), num_groups, self._responsibilities
+        )
 
     def to(self, device: torch.device | str) -> Assignment:
         """The same assignment on another device; itself, if it is there already."""
@@ -252,29 +264,46 @@ def _integer(argument: str, value: object) -> int:
 _CHUNK = 2**18  # rows at a time: what a processor's cache holds
 
 
-def _rows(assignment: Assignment, rows: slice) -> tuple[Tensor, Tensor]:
-    """Groups and shares of some weights, each group of a weight in one slot only."""
-    index = assignment.index[rows].reshape(-1, assignment.index[0].numel())
-    if assignment.responsibilities is None:
-        return index, torch.ones(index.shape, device=index.device, dtype=torch.float64)
-    values = assignment.responsibilities[rows].to(torch.float64, copy=True)
-    # Slots may name the same group, as after merging groups: the first of them takes all.
+def _most_probable(index: Tensor, shares: Tensor) -> Tensor:
+    # Ties go to the lowest group, not to the first slot, so that the order of slots is moot.
+    total = _merged(index, shares)
+    best = total.amax(1, keepdim=True)
+    return index.masked_fill(total < best, torch.iinfo(torch.int32).max).amin(1)
+
+
+def _merged(index: Tensor, shares: Tensor) -> Tensor:
+    """Slots may name the same group, as after merging groups: the first of them takes all."""
+    values = shares
     for slot in range(1, index.shape[1]):
         for earlier in range(slot):
-            moved = values[:, slot] * (index[:, slot] == index[:, earlier])
-            values[:, earlier] += moved
-            values[:, slot] -= moved
-    return index, values
+            same = index[:, slot] == index[:, earlier]
+            if bool(same.any()):
+                values = values.clone() if values is shares else values
+                moved = values[:, slot] * same
+                values[:, earlier] += moved
+                values[:, slot] -= moved
+    return values
+
+
+def _rows(assignment: Assignment, rows: slice) -> tuple[Tensor, Tensor]:
+    """Groups and shares of some weights, by slots, each group of a weight in one slot only."""
+    index = assignment.index[rows]
+    if assignment.responsibilities is None:
+        return index.unsqueeze(0), torch.ones(1, len(index), device=index.device)
+    # By slots, so that what is compared lies side by side in memory.
+    values = _merged(index, assignment.responsibilities[rows])
+    return index.T.contiguous(), values.T.contiguous()
 
 
 def _total_variation(index: Tensor, values: Tensor, other: Tensor, other_values: Tensor) -> float:
     """Total variation distance between rows, summed over them."""
     shared = 0.0
-    for slot in range(index.shape[1]):
-        for second in range(other.shape[1]):
-            smaller = torch.minimum(values[:, slot], other_values[:, second])
-            shared += float((smaller * (index[:, slot] == other[:, second])).sum())
-    return 0.5 * float(values.sum() + other_values.sum()) - shared
+    for groups, shares in zip(index, values):
+        for other_groups, other_shares in zip(other, other_values):
+            smaller = torch.minimum(shares, other_shares) * (groups == other_groups)
+            shared += float(smaller.sum(dtype=torch.float64))
+    both = values.sum(dtype=torch.float64) + other_values.sum(dtype=torch.float64)
+    return 0.5 * float(both) - shared
 
 
 def _check_shapes(index: Tensor, responsibilities: Tensor | None) -> None:

@@ -223,9 +223,9 @@ def test_methods_refuse_what_does_not_fit():
         HARD.churn(Assignment(torch.tensor([0, 1])))
     with pytest.raises(ValueError, match=r"labels: expected shape \[4\]"):
         HARD.relabel(torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="index: expected values"):
+    with pytest.raises(ValueError, match=r"labels: expected values in \[0, 1\)"):
         HARD.relabel(torch.tensor([0, -1, 0, 0]))
-    with pytest.raises(TypeError, match="index: expected an integer"):
+    with pytest.raises(TypeError, match="labels: expected an integer"):
         HARD.relabel(torch.tensor([0.0, 1.0, 0.0, 0.0]))
 
 

@@ -38,6 +38,25 @@ class Cells:
             return values
         return torch.from_numpy(values).index_select(0, self.members).numpy()
 
+    def coarser(self, size: int) -> Cells:
+        """
+        At most ``size`` cells, neighbours in the order of the first column's means within slices
+        of the second being put together, moments kept; ``members`` are not.
+        """
+        if len(self.counts) <= size:
+            return self
+        slices = max(int(size**0.5 / 4), 1)
+        across = np.argsort(np.argsort(self.means[:, 1], kind="stable"), kind="stable")
+        order = np.lexsort((self.means[:, 0], across * slices // len(across)))
+        starts = np.linspace(0, len(order), size, endpoint=False).astype(int)
+        weights = self.counts[order, None]
+        counts = np.add.reduceat(weights, starts)
+        means = np.add.reduceat(weights * self.means[order], starts) / counts
+        squares = self.variances[order] + self.means[order] ** 2
+        squares = np.add.reduceat(weights * squares, starts) / counts
+        variances = (squares - means**2).clip(min=0)
+        return Cells(counts[:, 0], means, variances, None)
+
     def table(self, labels: np.ndarray) -> csr_array:
         """
         How many points of each label lie in each cell: shape ``[number of labels, C]``.
@@ -63,9 +82,11 @@ class Grid:
         self.unit = max(_middle_deviation(points), 1e-30)
         self.shape = shape
         low, high = np.full(2, np.inf), np.full(2, -np.inf)
-        for chunk in _chunks(points):
-            low = np.minimum(low, chunk.amin(0).double().numpy())
-            high = np.maximum(high, chunk.amax(0).double().numpy())
+        for columns in _chunks(points):
+            for number, values in enumerate(columns):
+                least, most = torch.aminmax(values)
+                low[number] = min(low[number], float(least))
+                high[number] = max(high[number], float(most))
         low[0], high[0] = np.arcsinh(np.array([low[0], high[0]]) / self.unit).clip(-6, 6)
         self.low = low
         extent = np.where(high > low, high - low, 1.0)
@@ -80,15 +101,14 @@ class Grid:
         members = torch.empty(len(points), dtype=torch.int32)
         counts, sums, squares = np.zeros(size), np.zeros((2, size)), np.zeros((2, size))
         position = 0
-        for chunk in _chunks(points):
-            cell = self._cell(chunk)
-            members[position : position + len(chunk)] = cell
-            position += len(chunk)
+        for columns in _chunks(points):
+            cell = self._cell(*columns)
+            members[position : position + len(cell)] = cell
+            position += len(cell)
             counts += torch.bincount(cell, minlength=size).numpy()
-            for column in range(2):
-                values = chunk[:, column].double()
+            for column, values in enumerate(columns):
                 sums[column] += torch.bincount(cell, values, size).numpy()
-                squares[column] += torch.bincount(cell, values.square(), size).numpy()
+                squares[column] += torch.bincount(cell, values * values, size).numpy()
         occupied = np.flatnonzero(counts)
         number = np.zeros(size, dtype=np.int32)
         number[occupied] = np.arange(len(occupied))
@@ -98,12 +118,18 @@ class Grid:
         members = torch.from_numpy(number).index_select(0, members)
         return Cells(counts, means.T.copy(), variances.T.copy(), members)
 
-    def _cell(self, chunk: Tensor) -> Tensor:
-        along = torch.asinh(chunk[:, 0] / self.unit)
+    def _cell(self, first: Tensor, second: Tensor) -> Tensor:
+        along = torch.asinh(first / self.unit)
         along = along.sub_(self.low[0]).mul_(self.per_unit[0]).clamp_(0, self.shape[0] - 1)
-        across = chunk[:, 1] - self.low[1]
+        across = second - self.low[1]
         across = across.mul_(self.per_unit[1]).clamp_(0, self.shape[1] - 1)
         return along.int().mul_(self.shape[1]).add_(across.int())
+
+
+def single_cells(points: np.ndarray) -> Cells:
+    """Every point as a cell of its own."""
+    points = np.asarray(points, dtype=np.float64)
+    return Cells(np.ones(len(points)), points, np.zeros_like(points), None)
 
 
 def top_of(cells: Cells, shares: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -114,15 +140,11 @@ def top_of(cells: Cells, shares: np.ndarray, k: int) -> tuple[np.ndarray, np.nda
     return cells.spread(index.astype(np.int32)), cells.spread(kept.astype(np.float32))
 
 
-def single_cells(points: np.ndarray) -> Cells:
-    """Every point as a cell of its own."""
-    points = np.asarray(points, dtype=np.float64)
-    return Cells(np.ones(len(points)), points, np.zeros_like(points), None)
-
-
-def _chunks(points: np.ndarray) -> Iterator[Tensor]:
+def _chunks(points: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both columns of some points at a time."""
     for start in range(0, len(points), CHUNK):
-        yield torch.from_numpy(np.ascontiguousarray(points[start : start + CHUNK]))
+        part = np.ascontiguousarray(points[start : start + CHUNK].T)
+        yield torch.from_numpy(part[0]), torch.from_numpy(part[1])
 
 
 def _middle_deviation(points: np.ndarray) -> float:

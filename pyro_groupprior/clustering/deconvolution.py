@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,9 @@ from .mixture_em import (
     Mixture,
     Noisy,
     Settings,
-    best_of,
     fit,
+    search,
     shares_of,
-    single,
-    without_closest_pair,
 )
 
 CRITERIA = ("bic", None)
@@ -80,7 +77,7 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         min_scale: float = 1e-3,
         prior_count: float = 3.0,
         max_iter: int = 300,
-        tol: float = 1e-6,
+        tol: float = 1e-5,
         n_bins: tuple[int, int] | str | None = "auto",
     ) -> None:
         self.n_components, self.criterion, self.zero_mean = n_components, criterion, zero_mean
@@ -96,30 +93,35 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         :raises ValueError: if ``X`` is not finite, a deviation is negative, or a setting is out of
             range.
         """
+        self._fit(X, units)
+        return self
+
+    def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
+        cells = self._fit(X, None)
+        return top_of(cells, shares_of(self._mixture, Noisy.from_cells(cells))[0], k)
+
+    def _fit(self, X: Any, units: np.ndarray | None) -> Cells:
         self._check_settings()
         points = self._points(X, fitting=True)
         self._grid = self._make_grid(points)
         units = None if units is None else self._check_units(units, points)
-        data = Noisy.from_cells(self._gather(points), units)
-        settings = Settings(self.max_iter, self.tol, self.min_scale, self.zero_mean)
-        one = single(data, settings)
-        most = min(self.n_components, int(data.num_points))
-        settings = replace(
-            settings, prior_scale=float(one.scales[0]) / most, prior_count=self.prior_count
+        cells = self._gather(points)
+        data = Noisy.from_cells(cells, units)
+        # Units name the values of fine cells; without them a search needs no more than a sketch.
+        rough = data if units is not None else Noisy.from_cells(cells.coarser(SKETCH))
+        settings = Settings(
+            self.max_iter, self.tol, self.min_scale, self.zero_mean, prior_count=self.prior_count
         )
-        mixture, trace = best_of(data, one, most, settings)
-        best, best_trace = mixture, trace
-        while self.criterion is not None and len(mixture) > 1:
-            fresh = best_of(data, one, len(mixture) - 1, settings)
-            merged = fit(without_closest_pair(mixture), data, settings)
-            mixture, trace = max(fresh, merged, key=lambda found: found[1][-1])
-            if self._bic(mixture, trace, data) < self._bic(best, best_trace, data):
-                best, best_trace = mixture, trace
-        order = np.lexsort((best.scales, best.means))
-        self.weights_, self.means_ = best.weights[order], best.means[order]
-        self.scales_, self.n_components_ = best.scales[order], len(best)
-        self.trace_ = np.array(best_trace)
-        return self
+        most = min(self.n_components, int(data.num_points))
+        penalty = None if self.criterion is None else self._num_parameters
+        mixture, settings = search(rough, most, settings, penalty)
+        mixture, trace = fit(mixture, data, settings)
+        order = np.lexsort((mixture.scales, mixture.means))
+        self.weights_, self.means_ = mixture.weights[order], mixture.means[order]
+        self.scales_, self.n_components_ = mixture.scales[order], len(mixture)
+        self.trace_ = np.array(trace)
+        return cells
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Responsibilities, shape ``[n, n_components_]``."""
@@ -181,10 +183,6 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
     def _num_parameters(self, num_components: int) -> int:
         return (2 if self.zero_mean else 3) * num_components - 1
 
-    def _bic(self, mixture: Mixture, trace: list[float], data: Noisy) -> float:
-        penalty = self._num_parameters(len(mixture)) * np.log(data.num_points)
-        return -2 * trace[-1] + float(penalty)
-
     def _points(self, X: Any, fitting: bool = False) -> np.ndarray:
         """Values and logarithm of the noise's deviation, shape ``[n, 2]``."""
         X = check_array(X, dtype=[np.float64, np.float32])
@@ -197,7 +195,7 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
                 f"X has {X.shape[1]} features, but {type(self).__name__} is expecting "
                 f"{self.n_features_in_} features as input"
             )
-        points = np.empty((len(X), 2), dtype=X.dtype)
+        points = np.empty((2, len(X)), dtype=X.dtype).T  # each column in one piece
         points[:, 0] = X[:, 0]
         if X.shape[1] == 1:
             points[:, 1] = _NO_NOISE
@@ -243,4 +241,5 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
 
 
 MANY = 20_000  # points above which they are binned by default
+SKETCH = 2000  # cells that the search for a mixture makes do with
 _NO_NOISE = -20.0  # logarithm of a deviation that is none beside min_scale

@@ -71,6 +71,17 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
         :raises ValueError: if ``X`` is not finite, has fewer points than components, or a setting
             is out of range.
         """
+        self._fit(X)
+        return self
+
+    def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
+        cells = self._fit(X)
+        shares = self._features(cells) @ self._coefficients()
+        normalise(shares)
+        return top_of(cells, shares, k)
+
+    def _fit(self, X: Any) -> Cells:
         if self.n_components < 1:
             raise ValueError(f"n_components: expected a positive number, got {self.n_components}")
         X = self._check(X)
@@ -86,7 +97,7 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
         cells = self._gather(X)
         with threadpool_limits(1):  # on few cells threads cost more than they bring
             self._run(cells)
-        return self
+        return cells
 
     def _run(self, cells: Cells) -> None:
         self._start(cells)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -266,3 +266,34 @@ def best_of(
     found = [fit(mixture, data, settings)]
     found.append(fit(start(data, one, num_components, settings), data, settings))
     return max(found, key=lambda fitted: fitted[1][-1])
+
+
+def search(
+    data: Noisy,
+    num_components: int,
+    settings: Settings,
+    num_parameters: Callable[[int], int] | None,
+) -> tuple[Mixture, Settings]:
+    """
+    The best mixture found from nothing.
+
+    :param num_parameters: free parameters of so many components: of all numbers of components, the
+        one with the best Bayesian information criterion; None: exactly ``num_components``.
+    :return: the mixture, and the settings with the prior that its scales were given.
+    """
+    one = single(data, replace(settings, prior_count=0.0))
+    settings = replace(settings, prior_scale=float(one.scales[0]) / num_components)
+    mixture, trace = best_of(data, one, num_components, settings)
+    best, least = mixture, float("inf")
+    while num_parameters is not None:
+        criterion = -2 * trace[-1] + num_parameters(len(mixture)) * np.log(data.num_points)
+        if criterion < least:
+            best, least = mixture, criterion
+        if len(mixture) == 1:
+            break
+        found = [
+            best_of(data, one, len(mixture) - 1, settings),
+            fit(without_closest_pair(mixture), data, settings),
+        ]
+        mixture, trace = max(found, key=lambda fitted: fitted[1][-1])
+    return best, settings

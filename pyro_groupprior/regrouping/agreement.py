@@ -43,7 +43,19 @@ def adjusted_rand_index(first: Assignment, second: Assignment) -> float:
 
     :raises ValueError: if the two are for different numbers of weights.
     """
-    counts = contingency(first, second).double()
+    return rand_index_of(contingency(first, second))
+
+
+def rand_index_of(counts: Tensor) -> float:
+    """
+    The adjusted Rand index of two groupings from their :func:`contingency`.
+
+    Example::
+
+        >>> rand_index_of(torch.tensor([[0, 2], [2, 0]]))
+        1.0
+    """
+    counts = counts.double()
 
     def pairs(sizes: Tensor) -> float:
         return float((sizes * (sizes - 1)).sum()) / 2
@@ -76,7 +88,7 @@ def assignment_cost(assignment: Assignment) -> float:
     return entropy + _sum_xlogx(assignment.responsibilities)
 
 
-def _sum_xlogx(values: Tensor, chunk: int = 2**20) -> float:
+def _sum_xlogx(values: Tensor, chunk: int = 2**18) -> float:
     flat = values.reshape(-1)
     parts = (flat[start : start + chunk] for start in range(0, len(flat), chunk))
     return sum(float(torch.special.xlogy(part, part).sum(dtype=torch.float64)) for part in parts)

@@ -36,7 +36,7 @@ def points_of(posterior: WeightPosterior, features: str, seed: int = 0) -> np.nd
     columns = _COLUMNS[features](posterior, seed)
     points = columns.detach().cpu().numpy()
     # A sum over all tells of NaN and inf without a copy; its overflow is looked at more closely.
-    if not np.isfinite(points.sum(dtype=np.float64)) and not np.isfinite(points).all():
+    if not np.isfinite(points.T.sum(dtype=np.float64)) and not np.isfinite(points).all():
         raise FloatingPointError("posterior: expected finite means and deviations")
     return points
 
@@ -55,7 +55,7 @@ def _estimate(posterior: WeightPosterior, seed: int) -> Tensor:
 
 
 def _evidence(posterior: WeightPosterior, seed: int) -> Tensor:
-    return torch.stack(posterior.evidence(), 1)
+    return torch.stack(posterior.evidence()).T  # so that each column lies in one piece
 
 
 def _trajectory(posterior: WeightPosterior, seed: int) -> Tensor:

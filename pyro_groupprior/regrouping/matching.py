@@ -14,7 +14,9 @@ from ..assignment import Assignment
 from .agreement import contingency
 
 
-def match_groups(old: Assignment, new: Assignment) -> tuple[Assignment, Tensor]:
+def match_groups(
+    old: Assignment, new: Assignment, counts: Tensor | None = None
+) -> tuple[Assignment, Tensor]:
     """
     Relabel ``new`` so that its groups keep the names of those in ``old`` with which they share
     most weights: clusterers number their clusters at will, but a group's hyperparameters should
@@ -29,15 +31,16 @@ def match_groups(old: Assignment, new: Assignment) -> tuple[Assignment, Tensor]:
 
     :param Assignment old: the present grouping, ``G_old`` groups.
     :param Assignment new: the proposed one, ``G_new`` groups.
+    :param counts: their :func:`contingency`, if it is known already.
     :return: the relabelled proposal: groups that continue one come first, in the order of the old
         ones; and the sources, int64, shape ``[G_new]``: the old group, or -1 for a new one.
     :raises ValueError: if the two are for different numbers of weights.
     """
     if old.num_weights != new.num_weights:
         raise ValueError(f"new: expected {old.num_weights} weights, got {new.num_weights}")
-    counts = contingency(old, new).numpy()
-    rows, columns = linear_sum_assignment(counts, maximize=True)
-    shared = counts[rows, columns] > 0
+    overlap = (contingency(old, new) if counts is None else counts).numpy()
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    shared = overlap[rows, columns] > 0
     rows, columns = rows[shared], columns[shared]
     order = np.argsort(rows, kind="stable")
     continued = columns[order]

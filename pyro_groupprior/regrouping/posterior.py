@@ -57,10 +57,9 @@ class WeightPosterior:
         """
         if self.prior_loc is None or self.prior_scale is None:
             raise ValueError("prior_loc, prior_scale: the evidence needs the present prior")
-        unit = self.base_scale
-        return cavity(
-            self.mean / unit, self.sd / unit, self.prior_loc / unit, self.prior_scale / unit
-        )
+        found = cavity(self.mean, self.sd, self.prior_loc, self.prior_scale)
+        # In place: they are ours, and there may be many.
+        return Evidence(*(value.div_(self.base_scale) for value in found))
 
 
 def group_moments(posterior: WeightPosterior, assignment: Assignment) -> tuple[Tensor, Tensor]:

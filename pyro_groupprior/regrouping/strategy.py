@@ -70,7 +70,7 @@ class Cluster:
         group that ``predict`` says, or whose centroid is nearest where a clusterer has no
         ``predict``. Agglomerative clustering needs memory quadratic in it. Clusterers made for
         any number of points (those of :mod:`pyro_groupprior.clustering` that have
-        ``top_responsibilities``) always take all.
+        ``fit_top_responsibilities``) always take all.
     :param int seed: seed of that draw.
     :raises TypeError: if the clusterer lacks the methods.
     :raises ValueError: if an option is out of range.
@@ -145,9 +145,8 @@ class Cluster:
         return _of_members(found, torch.from_numpy(units))
 
     def _assign(self, clusterer: Any, points: np.ndarray) -> Assignment:
-        if hasattr(clusterer, "top_responsibilities"):
-            clusterer.fit(points)
-            index, shares = clusterer.top_responsibilities(points, self.soft or 1)
+        if hasattr(clusterer, "fit_top_responsibilities"):
+            index, shares = clusterer.fit_top_responsibilities(points, self.soft or 1)
             total = len(clusterer.weights_)
             if self.soft is None:
                 return Assignment.trusted(torch.from_numpy(index[:, 0].copy()), total, None)

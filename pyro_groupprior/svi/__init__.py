@@ -5,6 +5,7 @@
 
 from .callbacks import Callback, Checkpoint, Progress
 from .history import EpochRecord, History, PhaseRecord
+from .lockin import LockIn, lock_in_test
 from .monitor import Monitor
 from .phased import PhasedSVI
 from .posteriors import weight_posteriors
@@ -14,9 +15,11 @@ __all__ = [
     "Checkpoint",
     "EpochRecord",
     "History",
+    "LockIn",
     "Monitor",
     "PhaseRecord",
     "PhasedSVI",
     "Progress",
+    "lock_in_test",
     "weight_posteriors",
 ]

@@ -19,7 +19,8 @@ from ..guides import SiteGuide
 from ..guides.base import ParameterMove
 from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians
 from ..handlers import RegroupMessenger
-from ..regrouping import Regroup, adjusted_rand_index, assignment_cost, match_groups
+from ..regrouping import Regroup, assignment_cost, contingency, match_groups
+from ..regrouping.agreement import rand_index_of
 from .acceptance import LearnedPoints, elbo_gain
 from .groups import GroupSite, group_start
 from .history import PhaseRecord
@@ -79,7 +80,9 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
         **kwargs,
     )
     proposal = schedule.strategy.propose(posterior)
-    matched, source = match_groups(site.assignment, proposal.to(posterior.mean.device))
+    proposal = proposal.to(posterior.mean.device)
+    counts = contingency(site.assignment, proposal)
+    matched, source = match_groups(site.assignment, proposal, counts)
     # By the names of the old groups, which a smaller number of groups has shifted.
     fresh = site.assignment.num_groups + torch.arange(matched.num_groups)
     churn = site.assignment.churn(matched.relabel(torch.where(source < 0, fresh, source)))
@@ -87,7 +90,7 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
     if schedule.hyper != "carry":
         source = torch.full_like(source, -1)
     first = dict(zip((f"{site.name}_loc", f"{site.name}_scale"), start, strict=True))
-    plan = Plan(site, matched, source, first, churn, adjusted_rand_index(site.assignment, matched))
+    plan = Plan(site, matched, source, first, churn, rand_index_of(counts))
     if not plan.stays:
         check_guide_can_follow(svi, site.name)
     # Fixed values or hyperpriors for each group may not fit another number of groups.
