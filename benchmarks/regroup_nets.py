@@ -144,7 +144,8 @@ def run(name: str, seed: int, method: str) -> dict[str, Any]:
     )
     start = time.perf_counter()
     history = svi.run(loader, setting.phases * setting.epochs, progress=False)
-    found = {"seconds": time.perf_counter() - start, **score(svi, split)}
+    seconds = time.perf_counter() - start
+    found: dict[str, Any] = {"seconds": seconds, **score(model, svi, split)}
     if regroup is None:
         return found
     last = history.phases[-1]
@@ -162,18 +163,18 @@ def run(name: str, seed: int, method: str) -> dict[str, Any]:
     return found | {"back": locked.rand_index, "control": locked.control}
 
 
-def score(svi: pgp.PhasedSVI, split: Split) -> dict[str, float]:
+def score(model: pgp.BayesianModule, svi: pgp.PhasedSVI, split: Split) -> dict[str, float]:
     """Score a trained model: the ELBO of its training rows, and predictions of the others."""
     losses = [svi.evaluate_loss(split.x, split.y) for _ in range(ELBO_DRAWS)]
     # Groups that were given beforehand cost nothing to state.
-    cost = 0.0 if svi.phase == 0 else pgp.assignment_cost(svi.model.assignment)
-    prediction = pgp.predict(svi.model, svi.guide, split.new_x, DRAWS)
+    cost = 0.0 if svi.phase == 0 else pgp.assignment_cost(model.assignment)
+    prediction = pgp.predict(model, svi.guide, split.new_x, DRAWS)
     elbo = -statistics.fmean(losses)
     found = {
         "elbo": elbo / len(split.y),
         "elbo_net": (elbo - cost) / len(split.y),
         "nll": pgp.metrics.nll(prediction, split.new_y) + math.log(split.scale),
-        "num_groups": svi.model.assignment.num_groups,
+        "num_groups": model.assignment.num_groups,
     }
     if split.y.is_floating_point():
         return found | {"rmse": split.scale * pgp.metrics.rmse(prediction, split.new_y)}

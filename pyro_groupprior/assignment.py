@@ -155,7 +155,7 @@ class Assignment:
         index = torch.empty(self.num_weights, dtype=torch.int32, device=self.device)
         for start in range(0, self.num_weights, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            index[rows] = _most_probable(self._index[rows], self._responsibilities[rows])
+            index[rows] = _most_probable(*_slots(self, rows))
         return Assignment.trusted(index, self._num_groups, None)
 
     def dense(self) -> Tensor:
@@ -185,7 +185,7 @@ class Assignment:
         total = 0.0
         for start in range(0, self.num_weights, _CHUNK):
             rows = slice(start, start + _CHUNK)
-            total += _total_variation(*_rows(self, rows), *_rows(other, rows))
+            total += _total_variation(*_slots(self, rows), *_slots(other, rows))
         return max(total / self.num_weights, 0.0)
 
     def relabel(self, labels: Tensor, num_groups: int | None = None) -> Assignment:
@@ -230,6 +230,18 @@ class Assignment:
         moved = None if self._responsibilities is None else self._responsibilities.to(device)
         return Assignment.trusted(self._index.to(device), self._num_groups, moved)
 
+    def thinned(self, stride: int) -> Assignment:
+        """
+        The grouping of every ``stride``-th weight, as views.
+
+        Example::
+
+            >>> Assignment(torch.tensor([0, 1, 2, 0])).thinned(2).index.tolist()
+            [0, 2]
+        """
+        shares = None if self._responsibilities is None else self._responsibilities[::stride]
+        return Assignment.trusted(self._index[::stride], self._num_groups, shares)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Assignment):
             return NotImplemented
@@ -261,49 +273,45 @@ def _integer(argument: str, value: object) -> int:
         raise TypeError(f"{argument}: expected an integer, got {value!r}") from None
 
 
-_CHUNK = 2**18  # rows at a time: what a processor's cache holds
+_CHUNK = 2**13  # weights at a time: they stay in cache, and on one thread
 
 
 def _most_probable(index: Tensor, shares: Tensor) -> Tensor:
+    """The group of each weight, from its slots."""
     # Ties go to the lowest group, not to the first slot, so that the order of slots is moot.
-    total = _merged(index, shares)
-    best = total.amax(1, keepdim=True)
-    return index.masked_fill(total < best, torch.iinfo(torch.int32).max).amin(1)
+    best = shares.amax(0)
+    return index.masked_fill(shares < best, torch.iinfo(torch.int32).max).amin(0)
 
 
-def _merged(index: Tensor, shares: Tensor) -> Tensor:
-    """Slots may name the same group, as after merging groups: the first of them takes all."""
-    values = shares
-    for slot in range(1, index.shape[1]):
-        for earlier in range(slot):
-            same = index[:, slot] == index[:, earlier]
-            if bool(same.any()):
-                values = values.clone() if values is shares else values
-                moved = values[:, slot] * same
-                values[:, earlier] += moved
-                values[:, slot] -= moved
-    return values
-
-
-def _rows(assignment: Assignment, rows: slice) -> tuple[Tensor, Tensor]:
-    """Groups and shares of some weights, by slots, each group of a weight in one slot only."""
+def _slots(assignment: Assignment, rows: slice) -> tuple[Tensor, Tensor]:
+    """
+    Groups and shares of some weights, shape ``[k, n]``, so that what is compared lies side by side
+    in memory; each group of a weight in one slot only.
+    """
     index = assignment.index[rows]
     if assignment.responsibilities is None:
         return index.unsqueeze(0), torch.ones(1, len(index), device=index.device)
-    # By slots, so that what is compared lies side by side in memory.
-    values = _merged(index, assignment.responsibilities[rows])
-    return index.T.contiguous(), values.T.contiguous()
+    index = index.T.contiguous()
+    # A copy, also where there is one slot, since it is written to.
+    shares = assignment.responsibilities[rows].T.clone(memory_format=torch.contiguous_format)
+    # Slots may name the same group, as after merging groups: the first of them takes all.
+    for slot in range(1, len(index)):
+        for earlier in range(slot):
+            same = index[slot] == index[earlier]
+            if bool(same.any()):
+                moved = shares[slot] * same
+                shares[earlier] += moved
+                shares[slot] -= moved
+    return index, shares
 
 
-def _total_variation(index: Tensor, values: Tensor, other: Tensor, other_values: Tensor) -> float:
-    """Total variation distance between rows, summed over them."""
-    shared = 0.0
-    for groups, shares in zip(index, values):
-        for other_groups, other_shares in zip(other, other_values):
-            smaller = torch.minimum(shares, other_shares) * (groups == other_groups)
-            shared += float(smaller.sum(dtype=torch.float64))
-    both = values.sum(dtype=torch.float64) + other_values.sum(dtype=torch.float64)
-    return 0.5 * float(both) - shared
+def _total_variation(index: Tensor, shares: Tensor, other: Tensor, other_shares: Tensor) -> float:
+    """Total variation distance between weights, summed over them."""
+    shared = shares.new_zeros(shares.shape[1])
+    for group, share in zip(index, shares):
+        for other_group, other_share in zip(other, other_shares):
+            shared += torch.minimum(share, other_share).mul_(group == other_group)
+    return float((shares.sum(0) + other_shares.sum(0)).mul_(0.5).sub_(shared).sum())
 
 
 def _check_shapes(index: Tensor, responsibilities: Tensor | None) -> None:

@@ -96,6 +96,10 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         self._fit(X, units)
         return self
 
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """:meth:`fit`, then :meth:`predict` of the same points."""
+        return self.fit(X).predict(X)
+
     def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
         cells = self._fit(X, None)
@@ -241,5 +245,5 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
 
 
 MANY = 20_000  # points above which they are binned by default
-SKETCH = 2000  # cells that the search for a mixture makes do with
+SKETCH = 1000  # cells that the search for a mixture makes do with
 _NO_NOISE = -20.0  # logarithm of a deviation that is none beside min_scale

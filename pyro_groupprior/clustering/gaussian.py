@@ -74,6 +74,10 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
         self._fit(X)
         return self
 
+    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
+        """:meth:`fit`, then :meth:`predict` of the same points."""
+        return self.fit(X).predict(X)
+
     def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
         cells = self._fit(X)

@@ -262,7 +262,7 @@ def best_of(
         return fit(one, data, settings)
     mixture = start(data, one, 2 * num_components, settings)
     while len(mixture) > num_components:
-        mixture = without_closest_pair(fit(mixture, data, replace(settings, max_iter=10))[0])
+        mixture = without_closest_pair(fit(mixture, data, replace(settings, max_iter=5))[0])
     found = [fit(mixture, data, settings)]
     found.append(fit(start(data, one, num_components, settings), data, settings))
     return max(found, key=lambda fitted: fitted[1][-1])

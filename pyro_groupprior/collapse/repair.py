@@ -17,9 +17,9 @@ from pyro.poutine import block, condition, trace
 from torch.distributions import biject_to
 
 from ..guides import SiteGuide, posterior_moments
+from ..guides.latent import inverse_softplus
 from ..guides.pyro_autoguides import RESIZABLE
 from ..nn import BayesianModule
-from ..svi.cold_start import bound_scales
 from ..svi.parameters import quiet
 from .monitor import CollapseMonitor, CollapseWarning
 from .signal import GROUP, LAYER, Signal, signals_of
@@ -159,6 +159,23 @@ class CollapseRepair(CollapseMonitor):
         bound_scales(svi, FIRST_SCALE * NEXT_SCALE ** (retry - 1))
         steps = (self._end - svi.epoch) * (self._batches or round(done / epochs))
         svi.warm_up.begin(svi.step_count, int(steps * retry / (retry + 1)))
+
+
+@torch.no_grad()
+def bound_scales(svi: PhasedSVI, scale: float) -> None:
+    """
+    Bound the posterior standard deviations of all grouped weights by ``scale`` times the base
+    scale. Of Pyro's own guides nothing is changed.
+    """
+    guide = svi.guide
+    if not isinstance(guide, SiteGuide):
+        return
+    for name, group in svi.groups.items():
+        if group.centered:
+            parameter = guide.unconstrained_scales[guide.site(name).key]
+            base = 1.0 if group.base_scale is None else group.base_scale
+            bound = inverse_softplus(torch.as_tensor(base).to(parameter) * scale)
+            parameter.copy_(torch.minimum(parameter, bound))
 
 
 @torch.no_grad()

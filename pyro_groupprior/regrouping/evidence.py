@@ -86,9 +86,10 @@ def _divide(
 ) -> None:
     """:func:`cavity` of some weights, written to ``estimate`` and ``noise``."""
     # In units of the prior. No posterior can be wider, but an optimised one may seem to be.
-    ratio = (prior_scale / sd).square_()
+    ratio = prior_scale / sd
     # Neither may be infinite, zero or negative; then these are, or are NaN.
-    ratio *= torch.where((sd > 0) & (prior_scale > 0), 1.0, torch.nan)
+    valid = (sd > 0) & (ratio > 0)  # no longer so for an infinite sd
+    ratio.square_().mul_(torch.where(valid, 1.0, torch.nan))
     precision = (ratio - 1).clamp_(min=MIN_PRECISION)
     torch.addcmul(prior_loc, mean - prior_loc, ratio / precision, out=estimate)
     ratio *= tolerance**2
@@ -107,5 +108,5 @@ def _explain(mean: Tensor, sd: Tensor, prior_loc: Tensor, prior_scale: Tensor) -
             raise FloatingPointError(f"{name}: expected finite numbers only")
 
 
-CHUNK = 2**18  # weights at a time: what a processor's cache holds
+CHUNK = 2**15  # weights at a time: they stay in cache, and on one thread
 MIN_PRECISION = 1e-3  # of the data, over that of the prior

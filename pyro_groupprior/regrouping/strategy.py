@@ -138,7 +138,7 @@ class Cluster:
                 clusterer.fit(points, units=units).predict_units(points, units)
             )
             top_k = shares.shape[1] if self.soft is None else min(self.soft, shares.shape[1])
-            found = Assignment.from_dense(shares / shares.sum(1, keepdim=True), top_k)
+            found = Assignment.from_dense((shares / shares.sum(1, keepdim=True)).float(), top_k)
             found = found.hard() if self.soft is None else found
         else:
             found = self._assign(clusterer, _unit_points(points, units))

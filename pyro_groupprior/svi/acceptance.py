@@ -15,6 +15,7 @@ from pyro.poutine.runtime import Message
 from torch import Tensor
 from torch.func import functional_call
 
+from ..assignment import Assignment
 from ..guides import SiteGuide
 from ..handlers import RegroupMessenger
 from ..regrouping import assignment_cost
@@ -46,22 +47,30 @@ def elbo_gain(svi: PhasedSVI, plan: Plan) -> float:
         path: value
         for path, (_, value) in svi.guide.regrouped(name, plan.source, plan.first).items()
     }
-    before = _divergence(svi, {}, {}) + assignment_cost(plan.site.assignment)
-    with RegroupMessenger({name: plan.matched}):
-        after = _divergence(svi, proposed, plan.first) + assignment_cost(plan.matched)
-    return before - after
+    present = plan.site.assignment
+    before = _divergence(svi, {name: present}, {}, {}) + assignment_cost(present)
+    after = _divergence(svi, {name: plan.matched}, proposed, plan.first)
+    return before - after - assignment_cost(plan.matched)
 
 
 def _divergence(
-    svi: PhasedSVI, parameters: Mapping[str, Tensor], points: Mapping[str, Tensor]
+    svi: PhasedSVI,
+    grouping: Mapping[str, Assignment],
+    parameters: Mapping[str, Tensor],
+    points: Mapping[str, Tensor],
 ) -> float:
-    """The negative ELBO without the data, with some of the guide's parameters replaced."""
+    """
+    The negative ELBO without the data, under a grouping, with some of the guide's parameters
+    replaced.
+    """
     args, kwargs = svi.last_batch
 
     def guide(*args: object, **kwargs: object) -> object:
         return functional_call(svi.guide, dict(parameters), args, kwargs)
 
-    with quiet(svi.model), pyro.poutine.block(), WithoutData(), LearnedPoints(points):
+    # Within block, or it would hide the model's statements from them.
+    handlers = RegroupMessenger(dict(grouping)), WithoutData(), LearnedPoints(points)
+    with quiet(svi.model), pyro.poutine.block(), handlers[0], handlers[1], handlers[2]:
         torch.manual_seed(0)  # within quiet: the same draws for both, and the run's own untouched
         losses = [svi.loss.loss(svi.model, guide, *args, **kwargs) for _ in range(NUM_PARTICLES)]
     return sum(losses) / NUM_PARTICLES

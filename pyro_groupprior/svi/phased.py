@@ -25,7 +25,6 @@ from ..regrouping import Regroup
 from .batches import ResumableBatches
 from .callbacks import Callback, Progress
 from .checks import check_gradients, check_num_data, check_regroupable
-from .cold_start import COLD, bound_scales
 from .groups import GroupSite, find_groups
 from .history import EpochRecord, History
 from .optimizer import make_optimizer
@@ -67,9 +66,7 @@ class PhasedSVI:
     :param ELBO loss: default :class:`~pyro_groupprior.MeanFieldELBO`.
     :param Regroup regroup: when and how to regroup; default: never.
     :param int warmup: steps over which the weight of the divergence rises linearly to one; default:
-        a third of those of the first :meth:`run`, which then also starts with posterior scales of
-        the weights of at most a tenth of the base scale; none where its loader does not know its
-        length.
+        a third of those of the first :meth:`run`; none where its loader does not know its length.
     :param int retries: how often a run whose net has collapsed onto its prior is rolled back and
         retried with stronger measures; see :class:`~pyro_groupprior.CollapseRepair`. 0: there is
         a warning only.
@@ -198,8 +195,6 @@ class PhasedSVI:
         check_batch(args)
         if kwargs:
             check_batch(kwargs)
-        if self.step_count == 0 and self.warm_up.cold:
-            bound_scales(self, COLD)
         self.optimizer.zero_grad(set_to_none=True)
         weight = self.kl_weight
         with parameters_held(), nullcontext() if weight == 1.0 else KLWeightMessenger(weight):

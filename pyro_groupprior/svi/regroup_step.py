@@ -19,8 +19,9 @@ from ..guides import SiteGuide
 from ..guides.base import ParameterMove
 from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians
 from ..handlers import RegroupMessenger
-from ..regrouping import Regroup, assignment_cost, contingency, match_groups
+from ..regrouping import Regroup, assignment_cost, match_groups
 from ..regrouping.agreement import rand_index_of
+from ..regrouping.matching import churn_after, overlaps
 from .acceptance import LearnedPoints, elbo_gain
 from .groups import GroupSite, group_start
 from .history import PhaseRecord
@@ -81,11 +82,9 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
     )
     proposal = schedule.strategy.propose(posterior)
     proposal = proposal.to(posterior.mean.device)
-    counts = contingency(site.assignment, proposal)
+    counts = overlaps(site.assignment, proposal)
     matched, source = match_groups(site.assignment, proposal, counts)
-    # By the names of the old groups, which a smaller number of groups has shifted.
-    fresh = site.assignment.num_groups + torch.arange(matched.num_groups)
-    churn = site.assignment.churn(matched.relabel(torch.where(source < 0, fresh, source)))
+    churn = churn_after(site.assignment, matched, source)
     start = group_start(posterior, matched, schedule.hyper)
     if schedule.hyper != "carry":
         source = torch.full_like(source, -1)

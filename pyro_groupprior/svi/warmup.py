@@ -25,12 +25,10 @@ class WarmUp:
 
     :param steps: over how many steps; None: a third of those of the first run, once it is planned.
     :param int start: the step at which it begins.
-    :param bool cold: whether the weights' posterior is to start narrow: with the default.
     """
 
     steps: int | None = None
     start: int = 0
-    cold: bool = False
 
     def plan(self, now: int, num_steps: int) -> None:
         """
@@ -41,7 +39,6 @@ class WarmUp:
         """
         if self.steps is None:
             self.begin(now, int(num_steps * DEFAULT_SHARE))
-            self.cold = now == 0
 
     def begin(self, now: int, steps: int) -> None:
         """Begin anew, over so many steps from now on."""

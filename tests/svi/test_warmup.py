@@ -3,10 +3,8 @@
 
 """The KL warm-up that a run has where the user says nothing."""
 
-from functools import partial
 
 import pytest
-import torch
 
 from pyro_groupprior import AutoMeanField, Callback, PhasedSVI
 from pyro_groupprior.svi.warmup import WarmUp
@@ -80,28 +78,6 @@ def stop_at(epoch):
             svi.should_stop = svi.epoch == epoch
 
     return StopAt()
-
-
-@pytest.mark.parametrize(
-    ("first", "options", "expected"),
-    [(1.0, {}, 0.1), (0.05, {}, 0.05), (1.0, {"warmup": 5}, 1.0), (1.0, {"warmup": 0}, 1.0)],
-)
-def test_the_posterior_starts_cold(first, options, expected):
-    model = regression()
-    still = partial(torch.optim.SGD, lr=0.0)
-    svi = PhasedSVI(model, AutoMeanField(model, init_scale=first), still, **options)
-    svi.run([data()], 9, progress=False)
-    sd = svi.guide.moments("weights")[1] / model.base_scale
-    torch.testing.assert_close(sd, torch.full_like(sd, expected))
-
-
-def test_only_at_the_first_step():
-    model = regression()
-    svi = PhasedSVI(model, AutoMeanField(model, init_scale=1.0), partial(torch.optim.SGD, lr=0.0))
-    svi.step(*data())
-    svi.run([data()], 9, progress=False)
-    sd = svi.guide.moments("weights")[1] / model.base_scale
-    torch.testing.assert_close(sd, torch.ones_like(sd))
 
 
 def test_begin_anew():
