@@ -15,10 +15,11 @@ from .clustering import (
     DeconvolvedMixture,
     MergedMixture,
 )
+from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
 from .elbo import MeanFieldELBO
 from .guides import AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup
-from .hyperpriors import Learned
+from .hyperpriors import Floored, Learned
 from .layout import Layout
 from .nn import BayesianModule
 from .predictive import Prediction, predict
@@ -59,9 +60,13 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "Cluster",
+    "CollapseMonitor",
+    "CollapseRepair",
+    "CollapseWarning",
     "CorrelationClustering",
     "DeconvolvedMixture",
     "Evidence",
+    "Floored",
     "History",
     "KLWeightMessenger",
     "Layout",
@@ -81,6 +86,7 @@ __all__ = [
     "assign",
     "assignment_cost",
     "clustering",
+    "collapse_report",
     "families",
     "group_prior",
     "init_to_weights",

@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_code_blocks_run_one_after_the_other() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)

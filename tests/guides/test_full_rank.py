@@ -108,8 +108,8 @@ def test_training_finds_the_exact_posterior():
     exact = torch.linalg.inv(torch.eye(3) + x.T @ x / 0.25)
     guide = AutoFullRank(ridge)
     guide.setup(x, y)
-    adam = torch.optim.Adam(guide.parameters(), lr=0.05)
-    schedule = torch.optim.lr_scheduler.ExponentialLR(adam, 0.99)
+    adam = torch.optim.Adam(guide.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(adam, 0.992)
     loss = MeanFieldELBO(num_particles=4)
     for _ in range(600):
         adam.zero_grad()
