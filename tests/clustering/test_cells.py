@@ -3,6 +3,8 @@
 
 """Points gathered in cells, against the points themselves, cell by cell."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,7 +55,7 @@ def test_cells_are_intervals(points, bins):
     for shape, column in (((bins, 1), 0), ((1, bins), 1)):
         cells = Grid(points, shape).cells(points)
         owned = [points[members_of(cells) == cell, column] for cell in range(len(cells.counts))]
-        for one, other in zip(owned, owned[1:]):
+        for one, other in pairwise(owned):
             assert one.max() <= other.min()
 
 

@@ -166,9 +166,7 @@ def test_single_normal_is_the_maximum(zero_mean):
 
     def loss(x):
         mean = 0.0 if zero_mean else x[0]
-        return -stats.norm.logpdf(
-            data.values, mean, np.sqrt(np.exp(2 * x[1]) + data.noise)
-        ).sum()
+        return -stats.norm.logpdf(data.values, mean, np.sqrt(np.exp(2 * x[1]) + data.noise)).sum()
 
     best = optimize.minimize(loss, [0.0, 0.0])
     assert found.means[0] == pytest.approx(0.0 if zero_mean else best.x[0], abs=1e-3)

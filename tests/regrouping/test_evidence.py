@@ -63,7 +63,9 @@ def test_correlated_regression_gives_the_other_weights_integrated_out():
     found = cavity(mean, covariance.diagonal().sqrt(), loc, scale, tolerance=0.0)
     for i in range(4):
         rest = [j for j in range(4) if j != i]
-        marginal = torch.eye(20, dtype=torch.float64) + (x[:, rest] * scale[rest] ** 2) @ x[:, rest].T
+        marginal = (
+            torch.eye(20, dtype=torch.float64) + (x[:, rest] * scale[rest] ** 2) @ x[:, rest].T
+        )
         weighted = torch.linalg.solve(marginal, x[:, i])
         precision = weighted @ x[:, i]
         estimate = weighted @ (y - x[:, rest] @ loc[rest]) / precision

@@ -32,7 +32,7 @@ KIND = torch.arange(31) // 11
 
 def settled(proposal, guide=AutoMeanField, present=THREE, **prior) -> PhasedSVI:
     """A run whose weights lie where the groups of ``KIND`` say, whatever the present groups are."""
-    prior = {"loc": LOC, "scale": SCALE} if not prior else prior
+    prior = prior or {"loc": LOC, "scale": SCALE}
     model = regression(grouping=present, **prior)
     planned = Regroup(Planned(proposal), steps=10**6, accept="elbo")
     svi = PhasedSVI(model, guide, Adam, regroup=planned)
@@ -114,17 +114,17 @@ def test_good_proposals_are_taken():
     assert record.rand_index < 0.2 < record.churn
 
 
+@pytest.mark.parametrize("proposal", [KIND.clamp(max=1), torch.arange(31) // 7])
 @pytest.mark.parametrize("prior", ["latent", "learned"])
-def test_other_numbers_of_groups_are_judged_as_well(prior):
+def test_other_numbers_of_groups_are_judged_as_well(prior, proposal):
     """One group less or more, with a hyperprior or learned points, which live elsewhere."""
     options = {"scale": Learned(0.5) if prior == "learned" else None}
-    for proposal in (KIND.clamp(max=1), torch.arange(31) // 7):
-        svi = settled(proposal, **options)
-        svi.regroup()
-        record = svi.history.phases[-1]
-        assert record.num_groups == svi.model.assignment.num_groups == len(record.sizes)
-        assert record.accepted == (record.gain > 0)
-        assert torch.isfinite(torch.tensor([record.gain, svi.step(*data())])).all()
+    svi = settled(proposal, **options)
+    svi.regroup()
+    record = svi.history.phases[-1]
+    assert record.num_groups == svi.model.assignment.num_groups == len(record.sizes)
+    assert record.accepted == (record.gain > 0)
+    assert torch.isfinite(torch.tensor([record.gain, svi.step(*data())])).all()
 
 
 def test_evaluation_leaves_the_random_state():

@@ -125,8 +125,8 @@ def test_laplace_finds_correlated_posteriors_too():
 
 def test_mcmc_draws_of_a_small_regression():
     x, y = batch(orthogonal=False)
-    free = partial(model, loc=None, scale=None)
-    mcmc = MCMC(NUTS(free, jit_compile=False), 150, warmup_steps=100, disable_progbar=True)
+    free = partial(model, loc=None, scale=dist.LogNormal(0.0, 0.3))
+    mcmc = MCMC(NUTS(free, max_tree_depth=3), 80, warmup_steps=40, disable_progbar=True)
     mcmc.run(x, y)
     draws = mcmc.get_samples()
     found = weight_posteriors(free, draws, x, y)["beta"]

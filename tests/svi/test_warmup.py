@@ -3,7 +3,6 @@
 
 """The KL warm-up that a run has where the user says nothing."""
 
-
 import pytest
 
 from pyro_groupprior import AutoMeanField, Callback, PhasedSVI
