@@ -193,6 +193,8 @@ def fit(mixture: Mixture, data: Noisy, settings: Settings) -> tuple[Mixture, lis
     :return: the mixture, and the objective before every step and at the end: the log-likelihood
         of all values plus the log-prior.
     """
+    # Begun below the bound, the first step would lower the objective.
+    mixture = replace(mixture, scales=mixture.scales.clip(min=settings.min_scale))
     trace: list[float] = []
     least = settings.tol * data.num_points
     while True:
