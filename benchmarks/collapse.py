@@ -12,19 +12,15 @@ dying if neither (such a run would be dead had it gone on; an alarm is right the
 Where ours was rolled back, the same run is
 done once more without repair ("as is"): these runs and the naive ones tell whether the alarms were
 right, ever raised against dead in the end. The cells are kept in a file as they are done;
-those that are there with the same settings are not run again, unless ``--fresh`` says so.
+those that are there with the same settings are not run again.
 ``--quick`` runs one cell of each kind and prints the stored table beside it.
 """
 
 import argparse
 import functools
 import itertools
-import json
-import os
-import subprocess
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,9 +34,9 @@ from torch import Tensor, nn
 
 import pyro_groupprior as pgp
 from benchmarks import timing
+from benchmarks.cells import Cells
 from pyro_groupprior.collapse import CollapseMonitor, CollapseRepair, CollapseWarning
 
-RESULTS = Path(__file__).parent / "results" / "collapse.json"
 DATA = ("friedman", "concrete")
 DEPTHS = (2, 4, 6, 8)
 SCALES = (1.0, 0.37, 0.05)
@@ -133,37 +129,12 @@ def state(cell: dict[str, Any]) -> str:
     return "dead" if max(both) < DEAD_R2 else "healthy" if min(both) > HEALTHY_R2 else "dying"
 
 
-def commit() -> str:
-    """Name the present commit, where there is one."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, cwd=RESULTS.parent)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
-
-
 def key(data: str, depth: int, scale: float, kind: str) -> str:
     """Name a cell in the file."""
     return f"{data} {depth} {scale:.2f} {kind}"
 
 
-def read() -> dict[str, Any]:
-    """Read the cells that are there with the present settings."""
-    if not RESULTS.exists():
-        return {}
-    cells = json.loads(RESULTS.read_text())
-    return {name: cell for name, cell in cells.items() if cell["settings"] == SETTINGS}
-
-
-def write(cells: dict[str, Any]) -> None:
-    """Replace the file as a whole."""
-    temporary = RESULTS.with_suffix(".tmp")
-    temporary.write_text(json.dumps(cells, indent=1) + "\n")
-    os.replace(temporary, RESULTS)
-
-
-def print_cells(title: str, cells: dict[str, Any]) -> None:
+def print_cells(title: str, cells: dict[str, dict[str, Any]]) -> None:
     """Print one row for each cell."""
     header = ["data", "layers", "scale", "kind", "R2 train", "R2 test", "signal", "back", "state"]
     rows = []
@@ -184,7 +155,7 @@ def count(cells: dict[str, Any], kind: str, what: str, least_depth: int = 0) -> 
 
 
 def summary(cells: dict[str, Any]) -> dict[str, float]:
-    """Count all that the issue asks for."""
+    """Count what has become of the runs."""
     return {
         "dead_ours": count(cells, "ours", "dead"),
         "dying_ours": count(cells, "ours", "dying"),
@@ -204,39 +175,30 @@ def summary(cells: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def run_all(cells: dict[str, Any]) -> dict[str, Any]:
+def run_all(cells: Cells) -> None:
     """Run the cells that are not there yet, and keep each as it is done."""
-    done = {}
     for data, depth, scale in itertools.product(DATA, DEPTHS, SCALES):
         for kind in KINDS:
-            if kind == "as is" and not done[key(data, depth, scale, "ours")]["rolled_back"]:
+            if kind == "as is" and not cells.cells[key(data, depth, scale, "ours")]["rolled_back"]:
                 continue  # it would be the very same run
-            name = key(data, depth, scale, kind)
-            if name not in cells:
-                found = run_cell(data, depth, scale, kind)
-                cells[name] = {**found, "settings": SETTINGS, "commit": commit()}
-                write(cells)
-                print(name, f"{found['r2_test']:.2f}", flush=True)
-            done[name] = cells[name]
-    return done
+            make = functools.partial(run_cell, data, depth, scale, kind)
+            cells.get(key(data, depth, scale, kind), make)
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    parser.add_argument("--fresh", action="store_true", help="run all cells again")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    stored = read()
+    stored = Cells("collapse", {"": SETTINGS})
     if args.quick:
         again = {key(*QUICK, kind): run_cell(*QUICK, kind) for kind in ("ours", "naive")}
         print_cells("run now", again)
     else:
-        stored = run_all({} if args.fresh else stored)
-    commits = sorted({cell["commit"] for cell in stored.values()})
-    print_cells(f"all cells, by commit {', '.join(commits)}", stored)
-    timing.print_json(summary(stored))
+        run_all(stored)
+    print_cells(f"all cells, by commit {stored.commits}", stored.cells)
+    timing.print_json(summary(stored.cells))
 
 
 if __name__ == "__main__":
