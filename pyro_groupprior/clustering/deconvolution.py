@@ -8,23 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, DensityMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from .cells import Cells, Grid, single_cells, top_of
-from .mixture_em import (
-    Mixture,
-    Noisy,
-    Settings,
-    fit,
-    search,
-    shares_of,
-)
+from .binned import BinnedMixture
+from .cells import Cells, single_cells
+from .mixture_em import Mixture, Noisy, Settings, fit, search, shares_of
 
 CRITERIA = ("bic", None)
 
 
-class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
+class DeconvolvedMixture(BinnedMixture):
     r"""
     A one-dimensional normal mixture of values that are seen through noise of known size, each of
     its own:
@@ -66,6 +59,7 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
     log-likelihood of all points plus log-prior before every step of the last EM and at its end.
     """
 
+    default_bins = (512, 64)
     features = "evidence"  # what a regrouping strategy gives it by default
 
     def __init__(
@@ -96,21 +90,11 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         self._fit(X, units)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
-        """:meth:`fit`, then :meth:`predict` of the same points."""
-        return self.fit(X).predict(X)
-
-    def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
-        cells = self._fit(X, None)
-        return top_of(cells, shares_of(self._mixture, Noisy.from_cells(cells))[0], k)
-
-    def _fit(self, X: Any, units: np.ndarray | None) -> Cells:
+    def _fit(self, X: Any, units: np.ndarray | None = None) -> Cells:
         self._check_settings()
         points = self._points(X, fitting=True)
-        self._grid = self._make_grid(points)
         units = None if units is None else self._check_units(units, points)
-        cells = self._gather(points)
+        cells = self._gather(points, fitting=True)
         data = Noisy.from_cells(cells, units)
         # Units name the values of fine cells; without them a search needs no more than a sketch.
         rough = data if units is not None else Noisy.from_cells(cells.coarser(SKETCH))
@@ -126,27 +110,6 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         self.scales_, self.n_components_ = mixture.scales[order], len(mixture)
         self.trace_ = np.array(trace)
         return cells
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Responsibilities, shape ``[n, n_components_]``."""
-        cells, shares = self._shares(X)
-        return cells.spread(shares)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most responsible component of each point, shape ``[n]``."""
-        cells, shares = self._shares(X)
-        return cells.spread(shares.argmax(1).astype(np.int32))
-
-    def top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """
-        The ``k`` most responsible components of each point, largest first, without a matrix of
-        all points by all components.
-
-        :return: indices, int32, and responsibilities, float32, that sum to one in each row: shape
-            ``[n, min(k, n_components_)]`` both.
-        """
-        cells, shares = self._shares(X)
-        return top_of(cells, shares, k)
 
     def predict_units(self, X: Any, units: np.ndarray) -> np.ndarray:
         """
@@ -166,10 +129,6 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         data = Noisy.from_cells(single_cells(self._points(X)))
         return shares_of(self._mixture, data)[1]
 
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of the points."""
-        return float(self.score_samples(X).mean())
-
     def bic(self, X: Any) -> float:
         """Bayesian information criterion on ``X``; lower is better."""
         total = self.score(X) * len(X)
@@ -179,10 +138,8 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
     def _mixture(self) -> Mixture:
         return Mixture(self.weights_, self.means_, self.scales_)
 
-    def _shares(self, X: Any) -> tuple[Cells, np.ndarray]:
-        check_is_fitted(self)
-        cells = self._gather(self._points(X))
-        return cells, shares_of(self._mixture, Noisy.from_cells(cells))[0]
+    def _responsibilities(self, cells: Cells) -> np.ndarray:
+        return shares_of(self._mixture, Noisy.from_cells(cells))[0]
 
     def _num_parameters(self, num_components: int) -> int:
         return (2 if self.zero_mean else 3) * num_components - 1
@@ -220,30 +177,15 @@ class DeconvolvedMixture(ClusterMixin, DensityMixin, BaseEstimator):
             )
         return units
 
-    def _make_grid(self, points: np.ndarray) -> Grid | None:
-        bins = self.n_bins
-        if isinstance(bins, str):
-            bins = (512, 64) if len(points) > MANY else None
-        return None if bins is None else Grid(points, bins)
-
-    def _gather(self, points: np.ndarray) -> Cells:
-        return single_cells(points) if self._grid is None else self._grid.cells(points)
-
     def _check_settings(self) -> None:
-        if self.n_components < 1:
-            raise ValueError(f"n_components: expected a positive number, got {self.n_components}")
+        super()._check_settings()
         if self.criterion not in CRITERIA:
             raise ValueError(f"criterion: expected one of {CRITERIA}, got {self.criterion!r}")
         if not self.min_scale > 0:
             raise ValueError(f"min_scale: expected a positive number, got {self.min_scale}")
         if not self.prior_count >= 0:
             raise ValueError(f"prior_count: expected a number >= 0, got {self.prior_count}")
-        if self.max_iter < 1:
-            raise ValueError(f"max_iter: expected a positive number, got {self.max_iter}")
-        if isinstance(self.n_bins, str) and self.n_bins != "auto":
-            raise ValueError(f"n_bins: expected two numbers, None or 'auto', got {self.n_bins!r}")
 
 
-MANY = 20_000  # points above which they are binned by default
 SKETCH = 1000  # cells that the search for a mixture makes do with
 _NO_NOISE = -20.0  # logarithm of a deviation that is none beside min_scale

@@ -8,18 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, DensityMixin
 from sklearn.cluster import KMeans
 from sklearn.utils.validation import check_array, check_is_fitted
 from threadpoolctl import threadpool_limits
 
-from .cells import Cells, Grid, single_cells, top_of
+from .binned import BinnedMixture
+from .cells import Cells, single_cells
 from .mixture_em import BLOCK, normalise
 
-MANY = 20_000  # points above which they are binned by default
 
-
-class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
+class BinnedGaussianMixture(BinnedMixture):
     """
     A mixture of normals with full covariances over two columns, such as a weight's posterior mean
     and the logarithm of its deviation: :class:`sklearn.mixture.GaussianMixture` on a histogram,
@@ -48,6 +46,7 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
     scikit-learn.
     """
 
+    default_bins = (256, 256)
     features = "moments"  # what a regrouping strategy gives it by default
 
     def __init__(
@@ -74,34 +73,37 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
         self._fit(X)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
-        """:meth:`fit`, then :meth:`predict` of the same points."""
-        return self.fit(X).predict(X)
-
-    def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
-        cells = self._fit(X)
-        shares = self._features(cells) @ self._coefficients()
-        normalise(shares)
-        return top_of(cells, shares, k)
+    def score_samples(self, X: Any) -> np.ndarray:
+        """Log-density of each point, shape ``[n]``."""
+        check_is_fitted(self)
+        return normalise(self._log_joint(single_cells(self._points(X))))
 
     def _fit(self, X: Any) -> Cells:
-        if self.n_components < 1:
-            raise ValueError(f"n_components: expected a positive number, got {self.n_components}")
-        X = self._check(X)
-        if len(X) < self.n_components:
+        self._check_settings()
+        points = self._points(X)
+        if len(points) < self.n_components:
             raise ValueError(
-                f"X: expected at least n_components={self.n_components} points, got {len(X)}"
+                f"X: expected at least n_components={self.n_components} points, got {len(points)}"
             )
         self.n_features_in_ = 2
-        bins = self.n_bins
-        if isinstance(bins, str):
-            bins = (256, 256) if len(X) > MANY else None
-        self._grid = None if bins is None else Grid(X, bins)
-        cells = self._gather(X)
+        cells = self._gather(points, fitting=True)
         with threadpool_limits(1):  # on few cells threads cost more than they bring
             self._run(cells)
         return cells
+
+    def _points(self, X: Any) -> np.ndarray:
+        X = check_array(X, dtype=[np.float64, np.float32])
+        if X.shape[1] != 2:
+            raise ValueError(f"X: expected two columns, got {X.shape[1]}")
+        return X
+
+    def _responsibilities(self, cells: Cells) -> np.ndarray:
+        joint = self._log_joint(cells)
+        normalise(joint)
+        return joint
+
+    def _log_joint(self, cells: Cells) -> np.ndarray:
+        return self._features(cells) @ self._coefficients()
 
     def _run(self, cells: Cells) -> None:
         self._start(cells)
@@ -114,46 +116,6 @@ class BinnedGaussianMixture(ClusterMixin, DensityMixin, BaseEstimator):
             if gain < self.tol:
                 self.converged_ = True
                 break
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Responsibilities, shape ``[n, n_components]``."""
-        cells, shares = self._shares(X)
-        return cells.spread(shares)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The most responsible component of each point, shape ``[n]``."""
-        cells, shares = self._shares(X)
-        return cells.spread(shares.argmax(1).astype(np.int32))
-
-    def top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`DeconvolvedMixture.top_responsibilities`."""
-        cells, shares = self._shares(X)
-        return top_of(cells, shares, k)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """Log-density of each point, shape ``[n]``."""
-        check_is_fitted(self)
-        return normalise(self._features(single_cells(self._check(X))) @ self._coefficients())
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of the points."""
-        return float(self.score_samples(X).mean())
-
-    def _check(self, X: Any) -> np.ndarray:
-        X = check_array(X, dtype=[np.float64, np.float32])
-        if X.shape[1] != 2:
-            raise ValueError(f"X: expected two columns, got {X.shape[1]}")
-        return X
-
-    def _gather(self, X: np.ndarray) -> Cells:
-        return single_cells(X) if self._grid is None else self._grid.cells(X)
-
-    def _shares(self, X: Any) -> tuple[Cells, np.ndarray]:
-        check_is_fitted(self)
-        cells = self._gather(self._check(X))
-        shares = self._features(cells) @ self._coefficients()
-        normalise(shares)
-        return cells, shares
 
     def _start(self, cells: Cells) -> None:
         total = cells.counts.sum()
