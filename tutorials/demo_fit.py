@@ -14,9 +14,8 @@ from typing import Any
 
 import pyro
 import torch
-from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from tqdm import tqdm
 
@@ -43,19 +42,19 @@ class Settings:
     :param likelihood: makes the likelihood.
     :param int epochs: how long to train.
     :param int warmup: epochs over which the divergence gets its full weight.
-    :param int regroup: epochs between regroups, for the dynamic prior; the last quarter of the
-        training is left without.
-    :param int num_groups: components of its Gaussian mixture.
+    :param int phase: epochs of a phase: in each, half a cosine takes the learning rate down to a
+        hundredth, and the dynamic prior is regrouped between them.
+    :param int num_groups: that the dynamic prior may have at most.
     :param batch_size: rows in a batch; None for all.
-    :param float lr: first learning rate of Adam; a half cosine takes it down to a hundredth.
+    :param float lr: learning rate of Adam at the start of a phase.
     """
 
     net: Callable[[], nn.Module]
     likelihood: Callable[[], pgp.likelihoods.Likelihood]
     epochs: int
     warmup: int
-    regroup: int
-    num_groups: int
+    phase: int
+    num_groups: int = 8
     batch_size: int | None = None
     lr: float = 0.01
 
@@ -73,16 +72,13 @@ def digits_net() -> nn.Module:
 
 
 SETTINGS = {
-    "concrete": Settings(
-        concrete_net, pgp.likelihoods.Normal, epochs=4000, warmup=1600, regroup=400, num_groups=4
-    ),
+    "concrete": Settings(concrete_net, pgp.likelihoods.Normal, epochs=4000, warmup=1600, phase=400),
     "digits": Settings(
         digits_net,
         pgp.likelihoods.Categorical,
         epochs=600,
-        warmup=200,
-        regroup=60,
-        num_groups=6,
+        warmup=180,
+        phase=60,
         batch_size=240,
     ),
 }
@@ -148,13 +144,13 @@ def fit(data: Data, prior: str, position: int = 0, seed: int = 0) -> Fit:
         settings.net(), settings.likelihood(), num_data=len(data.y), **PRIORS[prior]
     )
     loader = batches(data.x, data.y, settings.batch_size)
-    steps = settings.epochs * len(loader)
+    steps = settings.phase * len(loader)
     regroup = None
     if prior == "dynamic":
-        mixture = GaussianMixture(settings.num_groups, n_init=3, reg_covar=1e-4, random_state=seed)
-        # Soft: hard groups hardly move again after the first regroup.
-        strategy = pgp.Cluster(mixture, soft=3)
-        regroup = pgp.Regroup(strategy, epochs=settings.regroup, stop=settings.epochs * 3 // 4)
+        strategy = pgp.DeconvolvedMixture(settings.num_groups)
+        # From the end of the warm-up, which blurs the posterior; not after the last phase.
+        start, stop = settings.warmup - settings.phase, settings.epochs - settings.phase
+        regroup = pgp.Regroup(strategy, epochs=settings.phase, start=start, stop=stop)
     svi = pgp.PhasedSVI(
         model,
         # Noise drawn for every row instead of once for all lowers the gradient's noise strongly.
@@ -162,7 +158,7 @@ def fit(data: Data, prior: str, position: int = 0, seed: int = 0) -> Fit:
         partial(torch.optim.Adam, lr=settings.lr),
         regroup=regroup,
         warmup=settings.warmup * len(loader),
-        scheduler=partial(CosineAnnealingLR, T_max=steps, eta_min=settings.lr / 100),
+        scheduler=partial(CosineAnnealingWarmRestarts, T_0=steps, eta_min=settings.lr / 100),
         callbacks=[Bar(f"{data.name}, {prior}", position)],
     )
     start = time.perf_counter()
