@@ -84,7 +84,6 @@ SETTINGS = {
         2600,
         1.0,
         sizes=(1000, 700, 300),
-        draws=(300, 200),
         long=300,
         hard_to_find=True,
         gibbs_seeds=3,
