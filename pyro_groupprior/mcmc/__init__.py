@@ -5,6 +5,7 @@
 
 from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
 from .gibbs import GibbsGroups
+from .hmc import HMCResult, run_hmc
 from .result import GibbsResult
 from .run import run_gibbs
 
@@ -12,7 +13,9 @@ __all__ = [
     "EnumeratedPosterior",
     "GibbsGroups",
     "GibbsResult",
+    "HMCResult",
     "enumerate_assignments",
     "linear_log_evidence",
     "run_gibbs",
+    "run_hmc",
 ]

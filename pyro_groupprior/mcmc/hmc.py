@@ -1,0 +1,252 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Hamiltonian Monte Carlo with all chains side by side."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..batch import check_batch, device_of, move_batch
+from ..guides import init_to_weights, posterior_draws
+from ..nn import BayesianModule, evaluation_mode
+from .adaptation import Adaptation
+from .log_density import LogDensity
+
+TARGET = 0.8  # probability of acceptance aimed at
+
+
+@dataclass(frozen=True)
+class HMCResult:
+    """
+    Draws of :func:`run_hmc`.
+
+    :param samples: the model's latent sites by name, each ``[chains, draws, ...]``.
+    :param Tensor log_joint: log-density of every draw with respect to the unconstrained, decentred
+        latents, but for a constant: ``[chains, draws]``.
+    :param Tensor accept_prob: mean probability of acceptance of each chain after the warm-up.
+    :param Tensor divergences: moves of each chain after the warm-up whose energy was lost.
+    :param float step_size: after the warm-up.
+    :param Tensor inverse_mass: likewise, shape ``[D]``.
+    """
+
+    samples: dict[str, Tensor]
+    log_joint: Tensor
+    accept_prob: Tensor
+    divergences: Tensor
+    step_size: float
+    inverse_mass: Tensor
+
+    def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
+        """
+        The draws, as :meth:`pyro.infer.MCMC.get_samples` gives them: what
+        :func:`~pyro_groupprior.predict` and :func:`~pyro_groupprior.save_draws` take.
+
+        :param bool group_by_chain: keep ``[chains, draws, ...]`` apart.
+        """
+        if group_by_chain:
+            return dict(self.samples)
+        return {name: value.flatten(0, 1) for name, value in self.samples.items()}
+
+
+def run_hmc(
+    model: Callable[..., Any],
+    *args: Any,
+    start: Any = None,
+    num_samples: int = 200,
+    warmup_steps: int = 200,
+    num_chains: int = 8,
+    num_steps: int = 60,
+    ascent_steps: int = 1000,
+    thin: int = 1,
+    seed: int = 0,
+    progress: bool = True,
+) -> HMCResult:
+    """
+    Sample a posterior by HMC (Neal 2011, "MCMC using Hamiltonian dynamics"), all chains at once:
+    each gradient is one run of the model under an outer plate. Every chain starts from a net of
+    its own, climbs to a mode first, and adapts step size and mass together with the others. For
+    nets, whose posteriors have many modes that no chain gets to see all of, several chains of
+    moderate length predict better than one long one (Izmailov et al. 2021, "What are Bayesian
+    neural network posteriors really like?", section 5).
+
+    All data are used at every step: for tens of thousands of rows take a guide instead. Point
+    parameters, such as those of norm layers, stay as they are.
+
+    Example::
+
+        >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=9)
+        >>> x = torch.randn(9, 2)
+        >>> options = {"num_samples": 5, "warmup_steps": 5, "num_chains": 2, "num_steps": 4}
+        >>> result = mcmc.run_hmc(model, x, x[:, :1], progress=False, **options)
+        >>> result.samples["weights"].shape
+        torch.Size([2, 5, 3])
+        >>> predict(model, result.get_samples(), x).mean.shape
+        torch.Size([9, 1])
+
+    :param callable model: a Pyro model that allows outer plates, such as a
+        :class:`~pyro_groupprior.BayesianModule`; it runs in evaluation mode.
+    :param args: what it is run with, all data; moved to the model's device.
+    :param start: where chains start: a trained guide, of which each takes a draw; values by site,
+        each ``[chains, ...]``, such as a former result's last draws; or None: each chain's weights
+        come from a fresh initialisation of the net, all else from the prior median.
+    :param int num_samples: draws kept of each chain.
+    :param int warmup_steps: moves before, in which step size and mass are found.
+    :param int num_chains: how many chains.
+    :param int num_steps: leapfrog steps of a move on average; each move takes between half and
+        one and a half times as many, drawn at random.
+    :param int ascent_steps: steps of Adam on each chain's log-density before the first move.
+    :param int thin: moves for each draw that is kept.
+    :param int seed: the same seed gives the same draws. The process keeps its random state.
+    :param bool progress: show a progress bar.
+    :raises TypeError: if ``start`` is of the wrong kind.
+    :raises ValueError: if a number is out of range, data or the log-density at the start are not
+        finite, or the model has no latent sites.
+    """
+    for name, number, least in (
+        ("num_samples", num_samples, 1),
+        ("warmup_steps", warmup_steps, 0),
+        ("num_chains", num_chains, 1),
+        ("num_steps", num_steps, 1),
+        ("ascent_steps", ascent_steps, 0),
+        ("thin", thin, 1),
+    ):
+        if number < least:
+            raise ValueError(f"{name}: expected at least {least}, got {number}")
+    device = device_of(model)
+    if device is not None:
+        args = tuple(move_batch(value, device) for value in args)
+    check_batch(args, "args")
+    devices = [device] if device is not None and device.type == "cuda" else []
+    # Validation would check every chain's every value, for a third of the time.
+    with torch.random.fork_rng(devices), pyro.validation_enabled(False), evaluation_mode(model):
+        torch.manual_seed(seed)
+        density = LogDensity(model, args)
+        position = density.unconstrain(_starts(density, start, num_chains))
+        position = _ascend(density, position, ascent_steps)
+        chains = _Chains(density, position, num_steps)
+        adaptation = Adaptation(density.size, warmup_steps, TARGET, position)
+        bar = tqdm(total=warmup_steps + thin * num_samples, disable=not progress, unit="move")
+        for _ in range(warmup_steps):
+            accept_prob, _ = chains.move(adaptation)
+            adaptation.update(chains.position, accept_prob)
+            bar.update()
+        adaptation.finish()
+        kept: list[tuple[dict[str, Tensor], Tensor]] = []
+        accepted, diverged = position.new_zeros(num_chains), position.new_zeros(num_chains)
+        for number in range(1, thin * num_samples + 1):
+            accept_prob, divergent = chains.move(adaptation)
+            accepted, diverged = accepted + accept_prob, diverged + divergent
+            if number % thin == 0:
+                kept.append((density.constrain(chains.position), chains.log_joint))
+            bar.set_postfix(accept=f"{float(accepted.mean()) / number:.2f}", refresh=False)
+            bar.update()
+        bar.close()
+    return HMCResult(
+        {name: torch.stack([draw[name] for draw, _ in kept], 1) for name in kept[0][0]},
+        torch.stack([log_joint for _, log_joint in kept], 1),
+        accepted / (thin * num_samples),
+        diverged.long(),
+        adaptation.step_size,
+        adaptation.inverse_mass,
+    )
+
+
+class _Chains:
+    """Where the chains are, and how they move."""
+
+    def __init__(self, density: LogDensity, position: Tensor, num_steps: int) -> None:
+        self.density, self.position, self.num_steps = density, position, num_steps
+        self.log_joint, self.gradient = _value_and_gradient(density, position)
+        if not bool(self.log_joint.isfinite().all()):
+            raise ValueError(
+                f"model: its log-density where the chains start is not finite: "
+                f"{self.log_joint.tolist()}"
+            )
+
+    def move(self, adaptation: Adaptation) -> tuple[Tensor, Tensor]:
+        """One proposal for every chain: the probability of acceptance, and whether it diverged."""
+        step, inverse_mass = adaptation.step_size, adaptation.inverse_mass
+        length = self.num_steps * (0.5 + float(torch.rand(())))
+        position, gradient, log_joint = self.position, self.gradient, self.log_joint
+        momentum = torch.randn_like(position) * inverse_mass.rsqrt()
+        energy = log_joint - 0.5 * (momentum.square() * inverse_mass).sum(1)
+        for _ in range(max(round(length), 1)):
+            momentum = momentum + 0.5 * step * gradient
+            position = position + step * inverse_mass * momentum
+            log_joint, gradient = _value_and_gradient(self.density, position)
+            momentum = momentum + 0.5 * step * gradient
+        change = log_joint - 0.5 * (momentum.square() * inverse_mass).sum(1) - energy
+        change = change.nan_to_num(-torch.inf, posinf=-torch.inf)
+        accept_prob = change.clamp(max=0).exp()
+        accept = torch.rand_like(accept_prob) < accept_prob
+        self.position = torch.where(accept[:, None], position, self.position)
+        self.gradient = torch.where(accept[:, None], gradient, self.gradient)
+        self.log_joint = torch.where(accept, log_joint, self.log_joint)
+        return accept_prob, change < -1000
+
+
+def _value_and_gradient(density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        position = position.detach().requires_grad_(True)
+        value = density(position)
+        # Chains do not depend on each other: one backward pass serves all.
+        (gradient,) = torch.autograd.grad(value.sum(), position)
+    return value.detach(), gradient
+
+
+def _ascend(density: LogDensity, position: Tensor, num_steps: int) -> Tensor:
+    """Some steps of Adam uphill."""
+    position = position.clone()
+    optimizer = torch.optim.Adam([position], lr=0.01)
+    for _ in range(num_steps):
+        _, gradient = _value_and_gradient(density, position)
+        position.grad = -gradient
+        optimizer.step()
+    return position.detach()
+
+
+def _starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[str, Tensor]:
+    """Values of the model's own latent sites, each ``[C, ...]``."""
+    model, args = density.original, density.args
+    if start is None:
+        nets = [_fresh_values(model, args) for _ in range(num_chains)]
+        return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
+    if isinstance(start, Mapping):
+        short = [name for name, value in start.items() if len(value) != num_chains]
+        if short:
+            raise ValueError(f"start: expected {num_chains} values of each site, not of {short}")
+        return start
+    if not callable(start):
+        raise TypeError(f"start: expected a guide or values by site, got {type(start).__name__}")
+    return posterior_draws(start, num_chains, *args)
+
+
+def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Weights as newly initialised, all else at the prior median."""
+    if isinstance(model, nn.Module):
+        model = copy.deepcopy(model)
+        for module in model.modules():
+            if isinstance(module, BayesianModule):
+                for part in module.net.modules():
+                    reset = getattr(part, "reset_parameters", None)
+                    if callable(reset):
+                        reset()
+    with torch.no_grad():
+        started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
+        nodes = pyro.poutine.trace(started).get_trace(*args).nodes
+    return {
+        name: node["value"].detach()
+        for name, node in nodes.items()
+        if node["type"] == "sample"
+        and not node["is_observed"]
+        and not pyro.poutine.util.site_is_subsample(node)
+    }

@@ -1,0 +1,175 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""HMC against posteriors that are known exactly."""
+
+import arviz
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_groupprior as pgp
+from pyro_groupprior.mcmc import run_hmc
+from pyro_groupprior.mcmc.adaptation import Adaptation
+
+
+def linear(x, y):
+    """A regression with a known prior and known noise, whose posterior is normal."""
+    groups = pgp.Assignment(torch.zeros(x.shape[1], dtype=torch.long))
+    beta = pgp.group_prior("beta", groups, loc=0.5, scale=2.0)
+    with pyro.plate("data", len(x)):
+        # Outer plates put dimensions in front, which a matrix product would not see.
+        pyro.sample("y", dist.Normal((x * beta).sum(-1), 0.7), obs=y)
+
+
+def exact(x, y):
+    precision = x.T @ x / 0.7**2 + torch.eye(x.shape[1]) / 2.0**2
+    covariance = precision.inverse()
+    return covariance @ (x.T @ y / 0.7**2 + 0.5 / 2.0**2), covariance
+
+
+def test_moments_of_a_conjugate_regression():
+    torch.manual_seed(1)
+    # Columns of very different size: the mass matrix has to find them.
+    x = torch.randn(30, 4) * torch.tensor([0.1, 1.0, 3.0, 10.0])
+    y = x @ torch.tensor([1.0, -1.0, 0.5, 0.1]) + 0.7 * torch.randn(30)
+    result = run_hmc(
+        linear,
+        x,
+        y,
+        num_samples=400,
+        warmup_steps=100,
+        num_chains=4,
+        num_steps=6,
+        ascent_steps=50,
+        progress=False,
+    )
+    mean, covariance = exact(x, y)
+    draws = result.get_samples()["beta"]
+    sd = covariance.diagonal().sqrt()
+    assert arviz.rhat(result.samples["beta"][..., 0].numpy()) < 1.02
+    assert ((draws.mean(0) - mean).abs() < 0.1 * sd).all()
+    torch.testing.assert_close(draws.std(0), sd, rtol=0.08, atol=0.0)
+    found = torch.corrcoef(draws.T)
+    torch.testing.assert_close(found, covariance / sd / sd[:, None], rtol=0.0, atol=0.08)
+    assert (result.divergences == 0).all()
+    assert 0.5 < float(result.accept_prob.mean()) < 0.99
+
+
+def test_a_hierarchical_scale_agrees_with_quadrature():
+    y = torch.tensor([-1.2, 0.3, 0.8, 1.9, -0.4])
+
+    def model(y):
+        weights = pgp.group_prior("w", pgp.Assignment(torch.zeros(5, dtype=torch.long)), loc=0.0)
+        # Under an outer plate the weights stand in the innermost dimension.
+        pyro.sample("y", dist.Normal(weights, 1.0).to_event(1), obs=y)
+
+    result = run_hmc(
+        model,
+        y,
+        num_samples=500,
+        warmup_steps=100,
+        num_chains=4,
+        num_steps=8,
+        ascent_steps=0,
+        progress=False,
+    )
+    # The weights integrate out: y_i ~ Normal(0, sqrt(scale^2 + 1)), and scale is alone.
+    log_scale = torch.linspace(-8, 5, 4001, dtype=torch.float64)
+    variance = (2 * log_scale).exp() + 1
+    log_p = -0.5 * log_scale.square() - 0.5 * y.square().sum() / variance
+    log_p = log_p - 0.5 * len(y) * variance.log()
+    p = (log_p - log_p.logsumexp(0)).exp()
+    mean = float((p * log_scale).sum())
+    sd = float((p * (log_scale - mean).square()).sum().sqrt())
+    draws = result.get_samples()["w_scale"].log()
+    assert abs(float(draws.mean()) - mean) < 0.1 * sd
+    assert float(draws.std()) == pytest.approx(sd, rel=0.1)
+
+
+def small_net():
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12)
+
+
+OPTIONS = {
+    "num_samples": 4,
+    "warmup_steps": 6,
+    "num_chains": 3,
+    "num_steps": 3,
+    "ascent_steps": 5,
+    "progress": False,
+}
+
+
+def test_the_seed_decides_and_nothing_else_moves():
+    model, x = small_net(), torch.randn(12, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    first = run_hmc(model, x, x[:, :1], seed=3, **OPTIONS)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.randn(7)
+    again = run_hmc(model, x, x[:, :1], seed=3, **OPTIONS)
+    other = run_hmc(model, x, x[:, :1], seed=4, **OPTIONS)
+    assert torch.equal(first.samples["weights"], again.samples["weights"])
+    assert not torch.equal(first.samples["weights"], other.samples["weights"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_chains_start_from_nets_of_their_own():
+    model, x = small_net(), torch.randn(12, 2)
+    options = OPTIONS | {"ascent_steps": 0, "warmup_steps": 0, "num_samples": 1}
+    weights = run_hmc(model, x, x[:, :1], **options).samples["weights"][:, 0]
+    assert (weights[0] - weights[1]).abs().max() > 0.1
+
+
+def test_starts_from_a_guide_or_from_values():
+    model, x = small_net(), torch.randn(12, 2)
+    guide = pgp.AutoMeanField(model)
+    guide.setup(x, x[:, :1])
+    first = run_hmc(model, x, x[:, :1], start=guide, **OPTIONS)
+    last = {name: value[:, -1] for name, value in first.samples.items()}
+    options = OPTIONS | {"ascent_steps": 0}
+    second = run_hmc(model, x, x[:, :1], start=last, **options)
+    assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
+    prediction = pgp.predict(model, second.get_samples(), x)
+    assert prediction.mean.shape == (12, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
+        ({"num_steps": 0}, ValueError, "num_steps"),
+        ({"thin": 0}, ValueError, "thin"),
+        ({"start": 3}, TypeError, "start: expected a guide"),
+        ({"start": {"weights": torch.zeros(2, 17)}}, ValueError, "start: expected 3 values"),
+    ],
+)
+def test_bad_arguments(options, error, match):
+    with pytest.raises(error, match=match):
+        run_hmc(small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **(OPTIONS | options))
+
+
+def test_data_that_are_not_finite_are_told():
+    with pytest.raises(ValueError, match="NaN"):
+        run_hmc(small_net(), torch.full((12, 2), torch.nan), torch.zeros(12, 1), **OPTIONS)
+
+
+def test_windows_double_and_leave_the_end_to_the_step_size():
+    assert Adaptation(2, 400, 0.8).windows == [20, 60, 140, 300]
+    assert Adaptation(2, 10, 0.8).windows == []
+
+
+def test_the_mass_is_the_variance_within_chains():
+    adaptation = Adaptation(2, 400, 0.8)
+    torch.manual_seed(0)
+    centres = 10 * torch.randn(6, 1)  # chains in modes of their own
+    for _ in range(60):
+        position = centres + torch.randn(6, 2) * torch.tensor([0.1, 5.0])
+        adaptation.update(position, torch.full((6,), 0.8))
+    torch.testing.assert_close(
+        adaptation.inverse_mass, torch.tensor([0.01, 25.0]), rtol=0.4, atol=0.0
+    )
