@@ -21,7 +21,7 @@ from typing import Any
 import pyro
 import torch
 
-from benchmarks import candidates, datasets, judge, timing
+from benchmarks import candidates, datasets, judged, timing
 from benchmarks.cells import Cells
 
 SHARED = [candidates.NUM_DRAWS, candidates.STEPS, candidates.LR, candidates.MEMBERS]
@@ -35,7 +35,7 @@ def run(name: str, net: str, seed: int, candidate: str) -> dict[str, Any]:
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     start = time.process_time()
-    function, noise = candidates.CANDIDATES[candidate](split, judge.NETS[net])
+    function, noise = candidates.CANDIDATES[candidate](split, judged.NETS[net])
     return score(function, noise, split) | {"seconds": time.process_time() - start}
 
 
@@ -57,9 +57,9 @@ def score(function: torch.Tensor, noise: torch.Tensor, split: datasets.Split) ->
     }
 
 
-def judged(name: str, net: str, seed: int) -> dict[str, Any] | None:
+def score_judge(name: str, net: str, seed: int) -> dict[str, Any] | None:
     """Score the judge's stored draws, if they are there."""
-    found = judge.read(name, net, seed)
+    found = judged.read(name, net, seed)
     if found is None:
         return None
     arrays, record = found
@@ -74,13 +74,13 @@ def summary(cells: Cells) -> dict[str, float]:
     figures: dict[str, float] = {}
     shares: dict[str, list[float]] = {name: [] for name in candidates.CANDIDATES}
     for name in datasets.REGRESSION:
-        for net in judge.NETS:
-            nuts = {seed: judged(name, net, seed) for seed in range(judge.SPLITS)}
+        for net in judged.NETS:
+            nuts = {seed: score_judge(name, net, seed) for seed in range(judged.SPLITS)}
             found: dict[str, dict[int, Any]] = {"nuts": {s: c for s, c in nuts.items() if c}}
             for candidate in candidates.CANDIDATES:
                 found[candidate] = {
                     seed: cells.cells[f"{name} {net} {seed} {candidate}"]
-                    for seed in range(judge.SPLITS)
+                    for seed in range(judged.SPLITS)
                     if f"{name} {net} {seed} {candidate}" in cells.cells
                 }
             rows = []
@@ -137,9 +137,9 @@ def main() -> None:
             again = run("diabetes", "one", 0, candidate)
             print(f"run now: diabetes one 0 {candidate} NLL {again['nll']:.3f}")
     else:
-        for seed in range(judge.SPLITS):
+        for seed in range(judged.SPLITS):
             for name in datasets.REGRESSION:
-                for net in judge.NETS:
+                for net in judged.NETS:
                     for candidate in candidates.CANDIDATES:
                         if (candidate, net) in TOO_LARGE:
                             continue

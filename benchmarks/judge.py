@@ -28,16 +28,14 @@ import pyro
 import torch
 from numpyro.infer import MCMC, NUTS
 from numpyro.infer.util import log_density
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import pyro_groupprior as pgp
 from benchmarks import datasets, timing
 from benchmarks.candidates import bayesian
-from benchmarks.cells import FOLDER, commit
+from benchmarks.cells import commit
+from benchmarks.judged import NETS, SPLITS, nll, path_of, read
 
-JUDGE = FOLDER / "judge"
-NETS = {"one": (50,), "two": (50, 50)}
-SPLITS = 2
 CHAINS, WARMUP, BLOCK, KEPT, RHAT = 4, 500, 250, 400, 1.05
 
 
@@ -94,11 +92,6 @@ def check_twin(model: pgp.BayesianModule, numpyro_model: Any, split: datasets.Sp
     ours = float(trace.log_prob_sum() + (base * scales).log().sum())
     if abs(ours - float(theirs)) > 1e-4 * abs(ours):
         raise ValueError(f"expected one log-density, got {ours} (Pyro) and {float(theirs)}")
-
-
-def path_of(name: str, net: str, seed: int) -> Path:
-    """Name a cell's file."""
-    return JUDGE / f"{name}_{net}_{seed}.safetensors"
 
 
 def run(name: str, net: str, seed: int, minutes: float) -> None:
@@ -183,25 +176,6 @@ def write(
     metadata = {"judge": json.dumps(found)}
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata)
     os.replace(temporary, path)
-
-
-def nll(arrays: dict[str, np.ndarray], split: datasets.Split) -> float:
-    """Score a mixture of normals, one for each kept draw, in nats a row and the target's unit."""
-    function = torch.tensor(arrays["function"]).flatten(0, 1)
-    noise = torch.tensor(arrays["noise"]).flatten().unsqueeze(1)
-    each = torch.distributions.Normal(function, noise).log_prob(split.new_y[:, 0])
-    log_mean = each.logsumexp(0) - np.log(len(each))
-    return float(-log_mean.mean() + np.log(split.scale))
-
-
-def read(name: str, net: str, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """Read a cell's arrays and figures, if it is there."""
-    path = path_of(name, net, seed)
-    if not path.exists():
-        return None
-    with open(path, "rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return load_file(path), json.loads(header["__metadata__"]["judge"])
 
 
 def main() -> None:
