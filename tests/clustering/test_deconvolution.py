@@ -202,6 +202,8 @@ def test_fewer_points_than_components(size):
         ({"prior_count": -1.0}, None, "prior_count"),
         ({"max_iter": 0}, None, "max_iter"),
         ({"n_bins": "many"}, None, "n_bins"),
+        ({"n_bins": (512,)}, None, "n_bins: expected two positive numbers"),
+        ({"n_bins": (0, 4)}, None, "n_bins"),
         ({}, np.zeros((5, 3)), "one or two columns, values and noise, got 3"),
         ({}, [[0.0, 1.0], [1.0, -0.1]], "noise that is not negative"),
         ({}, [[0.0, np.nan]], "NaN"),
