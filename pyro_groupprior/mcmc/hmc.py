@@ -19,7 +19,7 @@ from ..batch import check_batch, device_of, move_batch
 from ..guides import init_to_weights, posterior_draws
 from ..nn import BayesianModule, evaluation_mode
 from .adaptation import Adaptation
-from .log_density import LogDensity
+from .log_density import LogDensity, latent_nodes
 
 TARGET = 0.8  # probability of acceptance aimed at
 
@@ -242,11 +242,5 @@ def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str,
                         reset()
     with torch.no_grad():
         started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
-        nodes = pyro.poutine.trace(started).get_trace(*args).nodes
-    return {
-        name: node["value"].detach()
-        for name, node in nodes.items()
-        if node["type"] == "sample"
-        and not node["is_observed"]
-        and not pyro.poutine.util.site_is_subsample(node)
-    }
+        trace = pyro.poutine.trace(started).get_trace(*args)
+    return {name: node["value"].detach() for name, node in latent_nodes(trace).items()}

@@ -72,11 +72,9 @@ class LogDensity:
         self.depth = max((-frame.dim for frame in plates), default=0)
         self.sites: dict[str, _Latent] = {}
         start = 0
-        for node in nodes:
-            if node["is_observed"] or site_is_subsample(node):
-                continue
+        for name, node in latent_nodes(trace).items():
             latent = _latent(node, start)
-            self.sites[node["name"]], start = latent, latent.place.stop
+            self.sites[name], start = latent, latent.place.stop
         if not self.sites:
             raise ValueError("model: expected latent sites, found none")
         self.size = start
@@ -169,6 +167,15 @@ class _Evaluate(Messenger):
         self.values.setdefault(msg["name"], msg["value"])  # weights are made of decentred ones
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
         self.log_probs.append(scale_and_mask(log_prob, msg["scale"], msg["mask"]))
+
+
+def latent_nodes(trace: Any) -> dict[str, Message]:
+    """The latent sites of a trace, by name."""
+    return {
+        name: node
+        for name, node in trace.nodes.items()
+        if node["type"] == "sample" and not node["is_observed"] and not site_is_subsample(node)
+    }
 
 
 def _latent(node: Message, start: int) -> _Latent:
