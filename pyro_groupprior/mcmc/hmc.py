@@ -19,6 +19,7 @@ from ..batch import check_batch, device_of, move_batch
 from ..guides import init_to_weights, posterior_draws
 from ..nn import BayesianModule, evaluation_mode
 from .adaptation import Adaptation
+from .gradient import ValueAndGradient, recorded, value_and_gradient
 from .log_density import LogDensity, latent_nodes
 
 TARGET = 0.8  # probability of acceptance aimed at
@@ -61,11 +62,11 @@ def run_hmc(
     model: Callable[..., Any],
     *args: Any,
     start: Any = None,
-    num_samples: int = 200,
-    warmup_steps: int = 200,
+    num_samples: int = 100,
+    warmup_steps: int = 100,
     num_chains: int = 8,
-    num_steps: int = 60,
-    ascent_steps: int = 1000,
+    num_steps: int = 80,
+    ascent_steps: int = 200,
     thin: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -73,7 +74,7 @@ def run_hmc(
     """
     Sample a posterior by HMC (Neal 2011, "MCMC using Hamiltonian dynamics"), all chains at once:
     each gradient is one run of the model under an outer plate. Every chain starts from a net of
-    its own, climbs to a mode first, and adapts step size and mass together with the others. For
+    its own, climbs a little first, and adapts step size and mass together with the others. For
     nets, whose posteriors have many modes that no chain gets to see all of, several chains of
     moderate length predict better than one long one (Izmailov et al. 2021, "What are Bayesian
     neural network posteriors really like?", section 5).
@@ -103,7 +104,8 @@ def run_hmc(
     :param int num_chains: how many chains.
     :param int num_steps: leapfrog steps of a move on average; each move takes between half and
         one and a half times as many, drawn at random.
-    :param int ascent_steps: steps of Adam on each chain's log-density before the first move.
+    :param int ascent_steps: steps of Adam on each chain's log-density before the first move: a few,
+        since a mode is far from where a posterior of many weights has its mass.
     :param int thin: moves for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
@@ -131,8 +133,9 @@ def run_hmc(
         torch.manual_seed(seed)
         density = LogDensity(model, args)
         position = density.unconstrain(_starts(density, start, num_chains))
-        position = _ascend(density, position, ascent_steps)
-        chains = _Chains(density, position, num_steps)
+        evaluate = recorded(value_and_gradient(density), position)
+        position = _ascend(evaluate, position, ascent_steps)
+        chains = _Chains(evaluate, position, num_steps)
         adaptation = Adaptation(density.size, warmup_steps, TARGET, position)
         bar = tqdm(total=warmup_steps + thin * num_samples, disable=not progress, unit="move")
         for _ in range(warmup_steps):
@@ -163,9 +166,9 @@ def run_hmc(
 class _Chains:
     """Where the chains are, and how they move."""
 
-    def __init__(self, density: LogDensity, position: Tensor, num_steps: int) -> None:
-        self.density, self.position, self.num_steps = density, position, num_steps
-        self.log_joint, self.gradient = _value_and_gradient(density, position)
+    def __init__(self, evaluate: ValueAndGradient, position: Tensor, num_steps: int) -> None:
+        self.evaluate, self.position, self.num_steps = evaluate, position, num_steps
+        self.log_joint, self.gradient = evaluate(position)
         if not bool(self.log_joint.isfinite().all()):
             raise ValueError(
                 f"model: its log-density where the chains start is not finite: "
@@ -182,7 +185,7 @@ class _Chains:
         for _ in range(max(round(length), 1)):
             momentum = momentum + 0.5 * step * gradient
             position = position + step * inverse_mass * momentum
-            log_joint, gradient = _value_and_gradient(self.density, position)
+            log_joint, gradient = self.evaluate(position)
             momentum = momentum + 0.5 * step * gradient
         change = log_joint - 0.5 * (momentum.square() * inverse_mass).sum(1) - energy
         change = change.nan_to_num(-torch.inf, posinf=-torch.inf)
@@ -194,21 +197,12 @@ class _Chains:
         return accept_prob, change < -1000
 
 
-def _value_and_gradient(density: LogDensity, position: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
-        position = position.detach().requires_grad_(True)
-        value = density(position)
-        # Chains do not depend on each other: one backward pass serves all.
-        (gradient,) = torch.autograd.grad(value.sum(), position)
-    return value.detach(), gradient
-
-
-def _ascend(density: LogDensity, position: Tensor, num_steps: int) -> Tensor:
+def _ascend(evaluate: ValueAndGradient, position: Tensor, num_steps: int) -> Tensor:
     """Some steps of Adam uphill."""
     position = position.clone()
     optimizer = torch.optim.Adam([position], lr=0.01)
     for _ in range(num_steps):
-        _, gradient = _value_and_gradient(density, position)
+        _, gradient = evaluate(position)
         position.grad = -gradient
         optimizer.step()
     return position.detach()

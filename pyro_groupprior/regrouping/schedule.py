@@ -27,7 +27,10 @@ class Regroup:
     :param strategy: a :class:`Strategy`, or a scikit-learn clusterer, which is wrapped in
         :class:`Cluster`.
     :param int epochs: regroup after every so many epochs;
-    :param int steps: or after every so many steps. Exactly one of the two.
+    :param int steps: or after every so many steps;
+    :param int phases: or each time that training has converged, at most so often and until the
+        groups have settled (churn below 2 %); for runs without a number of epochs. Exactly one of
+        the three.
     :param int start: not before this epoch (step).
     :param int stop: not after this epoch (step); default: never stop.
     :param str hyper: ``"carry"``: a group that continues an old one keeps its parameters'
@@ -46,24 +49,26 @@ class Regroup:
         *,
         epochs: int | None = None,
         steps: int | None = None,
+        phases: int | None = None,
         start: int = 0,
         stop: int | None = None,
         hyper: str = "carry",
         accept: str = "always",
     ) -> None:
-        if (epochs is None) == (steps is None):
+        given = [number for number in (epochs, steps, phases) if number is not None]
+        if len(given) != 1:
             raise ValueError(
-                f"epochs, steps: expected exactly one of them, got epochs={epochs}, steps={steps}"
+                f"epochs, steps, phases: expected exactly one of them, got epochs={epochs}, "
+                f"steps={steps}, phases={phases}"
             )
-        every = epochs if steps is None else steps
-        if every is None or every < 1:
-            raise ValueError(f"epochs, steps: expected a positive number, got {every}")
+        if given[0] < 1:
+            raise ValueError(f"epochs, steps, phases: expected a positive number, got {given[0]}")
         if hyper not in HYPER:
             raise ValueError(f"hyper: expected one of {HYPER}, got {hyper!r}")
         if accept not in ACCEPT:
             raise ValueError(f"accept: expected one of {ACCEPT}, got {accept!r}")
         self.strategy: Strategy = strategy if hasattr(strategy, "propose") else Cluster(strategy)
-        self.epochs, self.steps = epochs, steps
+        self.epochs, self.steps, self.phases = epochs, steps, phases
         self.start, self.stop, self.hyper, self.accept = start, stop, hyper, accept
 
     def is_due(self, *, step: int, epoch: int, epoch_ended: bool) -> bool:
@@ -74,6 +79,8 @@ class Regroup:
         :param int epoch: epochs completed.
         :param bool epoch_ended: whether the last step completed an epoch.
         """
+        if self.phases is not None:
+            return False
         if self.epochs is not None:
             now, every, ready = epoch, self.epochs, epoch_ended
         else:

@@ -4,6 +4,7 @@
 """The training engine."""
 
 from .callbacks import Callback, Checkpoint, Progress
+from .convergence import ConvergenceWarning, UntilConverged, loss_fall
 from .history import EpochRecord, History, PhaseRecord
 from .lockin import LockIn, lock_in_test
 from .monitor import Monitor
@@ -13,6 +14,7 @@ from .posteriors import weight_posteriors
 __all__ = [
     "Callback",
     "Checkpoint",
+    "ConvergenceWarning",
     "EpochRecord",
     "History",
     "LockIn",
@@ -20,6 +22,8 @@ __all__ = [
     "PhaseRecord",
     "PhasedSVI",
     "Progress",
+    "UntilConverged",
     "lock_in_test",
+    "loss_fall",
     "weight_posteriors",
 ]

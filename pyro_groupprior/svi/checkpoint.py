@@ -66,6 +66,7 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
         "position": svi.batches.position,
         "epoch_loss": list(svi.epoch_loss),
         "warmup": [svi.warm_up.steps, svi.warm_up.start],
+        "convergence": svi.convergence.state(),
         "history": svi.history.to_dict(),
         "parameters": list(svi.parameters),
         "num_groups": _num_groups(svi),
@@ -111,6 +112,7 @@ def load_checkpoint(svi: PhasedSVI, path: str | Path, *args: Any, **kwargs: Any)
     svi.phase, svi.history = metadata["phase"], History.from_dict(metadata["history"])
     svi.epoch_loss = tuple(metadata["epoch_loss"])
     svi.warm_up = WarmUp(*metadata["warmup"])
+    svi.convergence.load_state(metadata["convergence"])
     svi.batches.load_state(metadata["position"], _part(tensors, "batches"))
     set_random_state(tensors, metadata["random"])
 

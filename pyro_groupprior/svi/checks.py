@@ -9,10 +9,45 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from ..nn import BayesianModule
+from ..regrouping import Regroup
+from .convergence import UntilConverged
 from .groups import GroupSite
+
+
+def check_options(
+    *,
+    model: Any,
+    loss: Any,
+    regroup: Any,
+    warmup: int | None,
+    retries: int,
+    clip_norm: float | None,
+    convergence: Any,
+) -> None:
+    """
+    :raises TypeError: if an argument of PhasedSVI is of the wrong kind.
+    :raises ValueError: if a number is out of range.
+    """
+    if not callable(model):
+        raise TypeError(f"model: expected a callable, got {type(model).__name__}")
+    if loss is not None and not isinstance(loss, ELBO):
+        raise TypeError(f"loss: expected one of Pyro's ELBOs, got {type(loss).__name__}")
+    if regroup is not None and not isinstance(regroup, Regroup):
+        raise TypeError(f"regroup: expected a Regroup, got {type(regroup).__name__}")
+    if convergence is not None and not isinstance(convergence, UntilConverged):
+        raise TypeError(
+            f"convergence: expected an UntilConverged, got {type(convergence).__name__}"
+        )
+    if warmup is not None and warmup < 0:
+        raise ValueError(f"warmup: expected a number of steps, got {warmup}")
+    if retries < 0:
+        raise ValueError(f"retries: expected a number of times, got {retries}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm: expected a positive number, got {clip_norm}")
 
 
 def check_gradients(parameters: Mapping[str, Tensor]) -> None:

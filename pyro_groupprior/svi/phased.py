@@ -24,7 +24,8 @@ from ..nn import evaluation_mode
 from ..regrouping import Regroup
 from .batches import ResumableBatches
 from .callbacks import Callback, Progress
-from .checks import check_gradients, check_num_data, check_regroupable
+from .checks import check_gradients, check_num_data, check_options, check_regroupable
+from .convergence import UntilConverged, default_rate, default_warmup, warn_if_falling
 from .groups import GroupSite, find_groups
 from .history import EpochRecord, History
 from .optimizer import make_optimizer
@@ -62,17 +63,20 @@ class PhasedSVI:
         Pyro's own autoguides must come as the latter if the number of groups is to change, since
         they cannot be resized.
     :param optim: a factory of a torch optimizer, such as
-        ``functools.partial(torch.optim.Adam, lr=0.01)``, or one of :mod:`pyro.optim`.
+        ``functools.partial(torch.optim.Adam, lr=0.01)``, or one of :mod:`pyro.optim`; default: Adam
+        with a rate of some hundredths of the weights' base scale.
     :param ELBO loss: default :class:`~pyro_groupprior.MeanFieldELBO`.
     :param Regroup regroup: when and how to regroup; default: never.
     :param int warmup: steps over which the weight of the divergence rises linearly to one; default:
-        a third of those of the first :meth:`run`; none where its loader does not know its length.
+        a third of those of the first :meth:`run`, and where that is without end 1,000 or ten
+        epochs, whichever is longer.
     :param int retries: how often a run whose net has collapsed onto its prior is rolled back and
         retried with stronger measures; see :class:`~pyro_groupprior.CollapseRepair`. 0: there is
         a warning only.
     :param scheduler: a factory of a learning-rate scheduler from the optimizer; stepped once
         after every optimizer step.
     :param float clip_norm: bound on the norm of the gradient.
+    :param UntilConverged convergence: how it trains where :meth:`run` is not told for how long.
     :param callbacks: see :class:`~pyro_groupprior.svi.Callback`.
     :raises TypeError: if an argument is of the wrong kind.
     :raises ValueError: if a number is out of range.
@@ -82,7 +86,7 @@ class PhasedSVI:
         self,
         model: Callable[..., Any],
         guide: Any,
-        optim: Any,
+        optim: Any = None,
         loss: ELBO | None = None,
         *,
         regroup: Regroup | None = None,
@@ -90,20 +94,18 @@ class PhasedSVI:
         retries: int = 2,
         scheduler: SchedulerFactory | None = None,
         clip_norm: float | None = None,
+        convergence: UntilConverged | None = None,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"model: expected a callable, got {type(model).__name__}")
-        if loss is not None and not isinstance(loss, ELBO):
-            raise TypeError(f"loss: expected one of Pyro's ELBOs, got {type(loss).__name__}")
-        if regroup is not None and not isinstance(regroup, Regroup):
-            raise TypeError(f"regroup: expected a Regroup, got {type(regroup).__name__}")
-        if warmup is not None and warmup < 0:
-            raise ValueError(f"warmup: expected a number of steps, got {warmup}")
-        if retries < 0:
-            raise ValueError(f"retries: expected a number of times, got {retries}")
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm: expected a positive number, got {clip_norm}")
+        check_options(
+            model=model,
+            loss=loss,
+            regroup=regroup,
+            warmup=warmup,
+            retries=retries,
+            clip_norm=clip_norm,
+            convergence=convergence,
+        )
         self.guide_factory = guide if isinstance(guide, (type, partial)) else None
         self.model = model
         self.guide = guide if self.guide_factory is None else self.guide_factory(model)
@@ -115,6 +117,7 @@ class PhasedSVI:
         self.regroup_schedule, self.warm_up = regroup, WarmUp(warmup)
         self.retries = retries
         self.scheduler_factory, self.clip_norm = scheduler, clip_norm
+        self.convergence = UntilConverged() if convergence is None else convergence
         self.callbacks = list(callbacks)
         self.optimizer: torch.optim.Optimizer | None = None
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
@@ -169,7 +172,8 @@ class PhasedSVI:
         self.parameters = collect_parameters(
             self.model, self.guide, self.loss, self.last_batch, at_start=self.optimizer is None
         )
-        self.optimizer = make_optimizer(self.optim, list(self.parameters.values()))
+        optim = self.optim or partial(torch.optim.Adam, lr=default_rate(self.groups))
+        self.optimizer = make_optimizer(optim, list(self.parameters.values()))
         if self.scheduler_factory is not None:
             self.scheduler = self.scheduler_factory(self.optimizer)
             if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
@@ -229,39 +233,49 @@ class PhasedSVI:
         with torch.no_grad(), evaluation_mode(self.model):
             return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
 
-    def run(self, loader: Iterable[Any], epochs: int, progress: bool = True) -> History:
+    def run(
+        self, loader: Iterable[Any], epochs: int | None = None, progress: bool = True
+    ) -> History:
         """
-        Train for further epochs.
+        Train for further epochs, or until the loss has converged.
 
         :param loader: an iterable of batches that can be passed over repeatedly, such as a
             :class:`~torch.utils.data.DataLoader`: tuples are passed to the model as positional
             arguments, dictionaries by keyword.
         :param int epochs: how many. An epoch that a checkpoint has left in the middle counts as
-            one.
+            one. There is a :class:`~pyro_groupprior.svi.ConvergenceWarning` if the loss was still
+            falling at the end. Default: until it has converged, at a learning rate that is
+            lowered by itself; see :class:`~pyro_groupprior.svi.UntilConverged`.
         :param bool progress: show a progress bar.
         :return: the history so far.
         :raises ValueError: if the loader gives no batch, or minibatches to a model that does not
-            know the size of the data.
+            know the size of the data; or without ``epochs`` where there is a scheduler.
         """
-        if epochs < 1:
+        if epochs is not None and epochs < 1:
             raise ValueError(f"epochs: expected a positive number, got {epochs}")
+        if epochs is None and self.scheduler_factory is not None:
+            raise ValueError("epochs: expected a number, since there is a scheduler that needs one")
         batches = len(loader) if isinstance(loader, Sized) else None
         if batches == 0:
             raise ValueError("loader: expected at least one batch, got none")
         check_num_data(self.model, batches)
-        self.should_stop = False
-        if batches is not None:
+        self.should_stop, first_epoch = False, self.epoch
+        if epochs is None:
+            self.warm_up.plan(self.step_count, default_warmup(batches), share=1.0)
+            self.convergence.begin(self)
+        elif batches is not None:
             self.warm_up.plan(self.step_count, epochs * batches)
         callbacks = [*self.callbacks, *([Progress()] if progress else []), *self._guard()]
         try:
             for callback in callbacks:
-                callback.on_run_start(self, epochs, batches)
-            end = self.epoch + epochs
-            while self.epoch < end and not self.should_stop:  # a callback may roll back
-                self._run_epoch(loader, callbacks)
+                callback.on_run_start(self, epochs or self.convergence.outlook(batches), batches)
+            while not self.should_stop and (epochs is None or self.epoch < first_epoch + epochs):
+                self._run_epoch(loader, callbacks, until_converged=epochs is None)
         finally:
             for callback in callbacks:
                 callback.on_run_end(self)
+        if epochs is not None and not self.should_stop:
+            warn_if_falling(self, first_epoch)
         return self.history
 
     def regroup(self) -> None:
@@ -313,13 +327,17 @@ class PhasedSVI:
             return []
         return [CollapseRepair(self.retries) if self.retries else CollapseMonitor()]
 
-    def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
+    def _run_epoch(
+        self, loader: Iterable[Any], callbacks: Sequence[Callback], until_converged: bool
+    ) -> None:
         device = next(iter(self.parameters.values())).device if self.parameters else None
         for batch in self.batches.epoch(loader):
             if device is None:
                 device = device_of(self.model)
             if device is not None:
                 batch = move_batch(batch, device)
+            if until_converged and self.optimizer is not None:
+                self.convergence.set_rate(self)
             try:
                 if isinstance(batch, dict):
                     loss = self.step(**batch)
@@ -347,6 +365,8 @@ class PhasedSVI:
             )
         )
         self._regroup_if_due(epoch_ended=True)
+        if until_converged:
+            self.convergence.after_epoch(self)
         for callback in callbacks:
             callback.on_epoch(self)
 

@@ -30,15 +30,16 @@ class WarmUp:
     steps: int | None = None
     start: int = 0
 
-    def plan(self, now: int, num_steps: int) -> None:
+    def plan(self, now: int, num_steps: int, share: float = DEFAULT_SHARE) -> None:
         """
         Settle the number of steps if the user has left it open.
 
         :param int now: steps taken.
         :param int num_steps: steps that are planned.
+        :param float share: of these.
         """
         if self.steps is None:
-            self.begin(now, int(num_steps * DEFAULT_SHARE))
+            self.begin(now, int(num_steps * share))
 
     def begin(self, now: int, steps: int) -> None:
         """Begin anew, over so many steps from now on."""

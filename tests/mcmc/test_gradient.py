@@ -1,0 +1,66 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Recorded log-densities against the ones they were recorded from."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from pyro_groupprior import Assignment, BayesianModule, likelihoods
+from pyro_groupprior.mcmc.gradient import recorded, value_and_gradient
+from pyro_groupprior.mcmc.log_density import LogDensity
+
+
+def test_value_and_gradient_of_a_normal():
+    torch.manual_seed(0)
+    precision = torch.diag(torch.tensor([1.0, 4.0, 9.0]))
+    evaluate = value_and_gradient(lambda z: -0.5 * ((z @ precision) * z).sum(1))
+    position = torch.randn(5, 3)
+    value, gradient = evaluate(position)
+    torch.testing.assert_close(value, -0.5 * (position**2 @ torch.tensor([1.0, 4.0, 9.0])))
+    torch.testing.assert_close(gradient, -position * torch.tensor([1.0, 4.0, 9.0]))
+    assert not value.requires_grad and not position.requires_grad
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_net_recorded_is_the_net(soft):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1))
+    groups = Assignment.from_dense(torch.rand(26, 3).softmax(1)) if soft else "layer"
+    model = BayesianModule(net, likelihoods.StudentT(), num_data=7, grouping=groups)
+    x, y = torch.randn(7, 3), torch.randn(7, 1)
+    with pyro.validation_enabled(False):
+        density = LogDensity(model, (x, y))
+        evaluate = value_and_gradient(density)
+        graph = recorded(evaluate, torch.randn(4, density.size))
+        assert graph is not evaluate
+        for scale in (0.1, 1.0, 3.0):
+            position = scale * torch.randn(4, density.size)
+            torch.testing.assert_close(graph(position), evaluate(position))
+
+
+def test_it_survives_a_disabled_gradient():
+    evaluate = value_and_gradient(lambda z: z.square().sum(1))
+    with torch.no_grad():
+        graph = recorded(evaluate, torch.ones(2, 3))
+        assert torch.equal(graph(torch.ones(2, 3))[1], torch.full((2, 3), 2.0))
+
+
+def test_what_looks_at_values_is_left_as_it_is():
+    def density(z):
+        return z.sum(1) if float(z.sum()) > 0 else -z.sum(1)
+
+    evaluate = value_and_gradient(density)
+    assert recorded(evaluate, torch.ones(2, 3)) is evaluate
+
+
+def test_what_draws_numbers_is_left_as_it_is():
+    def density(z):
+        with pyro.poutine.block():
+            return z.sum(1) * pyro.sample("u", dist.Uniform(0.0, 1.0))
+
+    evaluate = value_and_gradient(density)
+    assert recorded(evaluate, torch.ones(2, 3)) is evaluate
