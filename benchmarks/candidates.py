@@ -17,22 +17,15 @@ import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts
 
 import pyro_groupprior as pgp
+from benchmarks import peers
 from benchmarks.datasets import Split
+from benchmarks.nets import relu_net
+from benchmarks.peers import Draws
+from pyro_groupprior.svi import UntilConverged
 
-Draws = tuple[Tensor, Tensor]
-NUM_DRAWS, STEPS, LR, MEMBERS = 1000, 8000, 0.01, 5
-
-
-def relu_net(num_inputs: int, hidden: tuple[int, ...], num_outputs: int = 1) -> nn.Sequential:
-    """Build a net of linear layers with ReLU between them."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(num_inputs, width), nn.ReLU()]
-        num_inputs = width
-    return nn.Sequential(*layers, nn.Linear(num_inputs, num_outputs))
+NUM_DRAWS, PYRO_STEPS, LR, MEMBERS, MAX_STEPS, PHASES = 1000, 4000, 0.01, 5, 30_000, 6
 
 
 def bayesian(split: Split, hidden: tuple[int, ...], **prior: Any) -> pgp.BayesianModule:
@@ -78,41 +71,40 @@ def plain_pyro(split: Split, hidden: tuple[int, ...], *, careful: bool) -> Draws
         options = {"init_loc_fn": init_to_value(values=values), "init_scale": 0.01}
     guide = AutoNormal(model, **options)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": LR}), Trace_ELBO())
-    for _ in range(STEPS // 2):
+    for _ in range(PYRO_STEPS):
         svi.step(split.x, split.y[:, 0])
     sites = ("function", "noise")
     found = Predictive(model, guide=guide, num_samples=NUM_DRAWS, return_sites=sites)(split.new_x)
     return found["function"].reshape(NUM_DRAWS, -1).detach(), found["noise"].reshape(-1).detach()
 
 
-def guided(
+def trained(
     split: Split,
     hidden: tuple[int, ...],
     *,
     guide: Callable[..., Any],
-    steps: int = STEPS,
     draws: int = 1,
     regroup: pgp.Regroup | None = None,
     **prior: Any,
-) -> Draws:
-    """Train one of the package's guides."""
+) -> pgp.PhasedSVI:
+    """Train one of the package's guides by its own schedule until it has converged."""
     model = bayesian(split, hidden, **prior)
-    schedule: Any = functools.partial(CosineAnnealingLR, T_max=steps, eta_min=LR / 100)
-    if regroup is not None:
-        schedule = functools.partial(
-            CosineAnnealingWarmRestarts, T_0=regroup.epochs, eta_min=LR / 100
-        )
     svi = pgp.PhasedSVI(
         model,
         guide(model),
-        functools.partial(torch.optim.Adam, lr=LR),
         loss=pgp.MeanFieldELBO(draws),
         regroup=regroup,
-        scheduler=schedule,
+        convergence=UntilConverged(max_steps=MAX_STEPS),
     )
-    svi.run([(split.x, split.y)], steps, progress=False)
+    svi.run([(split.x, split.y)], progress=False)
+    return svi
+
+
+def guided(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
+    """Draw from one of the package's guides; options as for :func:`trained`."""
+    svi = trained(split, hidden, **options)
     with torch.no_grad():
-        return from_samples(model, svi.guide.draws(NUM_DRAWS), split)
+        return from_samples(svi.model, svi.guide.draws(NUM_DRAWS), split)
 
 
 def mixture(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
@@ -122,61 +114,37 @@ def mixture(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
     return function[::MEMBERS], noise[::MEMBERS]
 
 
-def regrouped(split: Split, hidden: tuple[int, ...], *, strategy: Any, **options: Any) -> Draws:
-    """Train a guide under groups that are drawn anew eight times."""
-    phase = STEPS // 10
-    schedule = pgp.Regroup(strategy(), epochs=phase, start=2 * phase, stop=STEPS - phase)
-    return guided(split, hidden, regroup=schedule, **options)
+def weights_regrouped() -> pgp.Regroup:
+    """Groups of weights, found from the evidence, soft."""
+    return pgp.Regroup(pgp.Cluster(pgp.DeconvolvedMixture(8)), phases=PHASES)
 
 
-def hmc(split: Split, hidden: tuple[int, ...], *, moves: int = 150, **prior: Any) -> Draws:
-    """Run eight chains of HMC side by side."""
-    model = bayesian(split, hidden, **prior)
-    result = pgp.mcmc.run_hmc(
-        model,
-        split.x,
-        split.y,
-        num_samples=moves,
-        warmup_steps=moves,
-        num_steps=40,
-        progress=False,
-        seed=int(torch.randint(2**31, ())),
-    )
+def units_regrouped() -> pgp.Regroup:
+    """Groups of whole columns, a unit's outgoing weights, that share a scale around zero."""
+    mixture = pgp.DeconvolvedMixture(8, zero_mean=True)
+    return pgp.Regroup(pgp.Cluster(mixture, unit="column"), phases=PHASES)
+
+
+def naively_regrouped() -> pgp.Regroup:
+    """Groups of weights by k-means on the posterior means, hard."""
+    return pgp.Regroup(pgp.Naive(4), phases=PHASES)
+
+
+def hmc(split: Split, hidden: tuple[int, ...], **prior: Any) -> Draws:
+    """Run eight chains of HMC side by side, as the package does by default."""
+    return _sampled(bayesian(split, hidden, **prior), split)
+
+
+def hmc_after(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
+    """Run HMC from draws of a guide, under the groups that were found while training it."""
+    svi = trained(split, hidden, **options)
+    return _sampled(svi.model, split, start=svi.guide, ascent_steps=0)
+
+
+def _sampled(model: Any, split: Split, **options: Any) -> Draws:
+    seed = int(torch.randint(2**31, ()))
+    result = pgp.mcmc.run_hmc(model, split.x, split.y, progress=False, seed=seed, **options)
     return from_samples(model, result.get_samples(), split)
-
-
-def ensemble(split: Split, hidden: tuple[int, ...]) -> Draws:
-    """Train a deep ensemble of 5 with a noise of its own each (Lakshminarayanan et al. 2017)."""
-    parts = [_point(split, relu_net(split.x.shape[1], hidden)) for _ in range(MEMBERS)]
-    with torch.no_grad():
-        function = torch.stack([net(split.new_x)[:, 0] for net, _ in parts])
-    return function, torch.stack([noise for _, noise in parts])
-
-
-def dropout(split: Split, hidden: tuple[int, ...], *, rate: float = 0.05) -> Draws:
-    """Train and predict with MC dropout before every layer but the first (Gal 2016)."""
-    layers: list[nn.Module] = []
-    for layer in relu_net(split.x.shape[1], hidden):
-        layers += [layer, nn.Dropout(rate)] if isinstance(layer, nn.ReLU) else [layer]
-    net, noise = _point(split, nn.Sequential(*layers))
-    with torch.no_grad():
-        function = torch.stack([net(split.new_x)[:, 0] for _ in range(NUM_DRAWS)])
-    return function, noise.expand(NUM_DRAWS)
-
-
-def _point(split: Split, net: nn.Module) -> tuple[nn.Module, Tensor]:
-    """Fit one net and its noise by maximum likelihood with weight decay."""
-    log_noise = nn.Parameter(torch.tensor(-1.0))
-    parameters = [{"params": net.parameters(), "weight_decay": 1e-4}, {"params": [log_noise]}]
-    optimizer = torch.optim.Adam(parameters, lr=LR)
-    schedule = CosineAnnealingLR(optimizer, T_max=STEPS // 2, eta_min=LR / 100)
-    for _ in range(STEPS // 2):
-        optimizer.zero_grad()
-        normal = dist.Normal(net(split.x), log_noise.exp(), validate_args=False)
-        (-normal.log_prob(split.y).mean()).backward()
-        optimizer.step()
-        schedule.step()
-    return net, log_noise.detach().exp()
 
 
 _LOCAL = functools.partial(pgp.AutoMeanField, local_reparam=True)
@@ -191,18 +159,24 @@ CANDIDATES: dict[str, Callable[[Split, tuple[int, ...]], Draws]] = {
     "mean_field_fixed": functools.partial(guided, guide=_LOCAL, loc=0.0, scale=1.0),
     "mean_field_row": functools.partial(guided, guide=_LOCAL, grouping="row"),
     "mean_field_column": functools.partial(guided, guide=_LOCAL, grouping="column"),
-    "mean_field_regrouped": functools.partial(
-        regrouped, guide=_LOCAL, strategy=functools.partial(pgp.DeconvolvedMixture, 8)
-    ),
-    "mean_field_naive": functools.partial(
-        regrouped, guide=_LOCAL, strategy=functools.partial(pgp.Naive, 4)
-    ),
+    "mean_field_weights": lambda *on: guided(*on, guide=_LOCAL, regroup=weights_regrouped()),
+    "mean_field_units": lambda *on: guided(*on, guide=_LOCAL, regroup=units_regrouped()),
+    "mean_field_naive": lambda *on: guided(*on, guide=_LOCAL, regroup=naively_regrouped()),
     "low_rank": functools.partial(guided, guide=pgp.AutoLowRank),
     "full_rank": functools.partial(guided, guide=pgp.AutoFullRank),
-    "mixture": functools.partial(mixture, guide=_LOCAL),
     "mixture_column": functools.partial(mixture, guide=_LOCAL, grouping="column"),
     "hmc": hmc,
+    "hmc_fixed": functools.partial(hmc, loc=0.0, scale=1.0),
     "hmc_column": functools.partial(hmc, grouping="column"),
-    "ensemble": ensemble,
-    "dropout": dropout,
+    "hmc_from_guide": functools.partial(hmc_after, guide=_LOCAL),
+    "hmc_weights": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=weights_regrouped()),
+    "hmc_units": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=units_regrouped()),
+    "moments": peers.moments,
+    "ivon": peers.ivon,
+    "sgmcmc": peers.sgmcmc,
+    "bayesian_torch": peers.bayes_torch,
+    "laplace_kron": peers.laplace,
+    "laplace_full": functools.partial(peers.laplace, hessian="full"),
+    "ensemble": peers.ensemble,
+    "dropout": peers.dropout,
 }

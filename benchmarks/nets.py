@@ -1,12 +1,12 @@
 # Copyright Contributors to the pyro_groupprior project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The two nets that the timing benchmarks share."""
+"""The nets that benchmarks share."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: Number of classes both nets predict.
+#: Number of classes that the MLP and the ResNet predict.
 NUM_CLASSES = 10
 
 
@@ -21,6 +21,15 @@ def mlp(activation: str = "tanh") -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(10, 50), unit(), nn.Linear(50, 50), unit(), nn.Linear(50, NUM_CLASSES)
     )
+
+
+def relu_net(num_inputs: int, hidden: tuple[int, ...], num_outputs: int = 1) -> nn.Sequential:
+    """Build a net of linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(num_inputs, width), nn.ReLU()]
+        num_inputs = width
+    return nn.Sequential(*layers, nn.Linear(num_inputs, num_outputs))
 
 
 class ResidualBlock(nn.Module):
