@@ -17,6 +17,7 @@ from .clustering import (
 )
 from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
 from .elbo import MeanFieldELBO
+from .fitting import fit
 from .guides import AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup
 from .hyperpriors import Floored, Learned
@@ -88,6 +89,7 @@ __all__ = [
     "clustering",
     "collapse_report",
     "families",
+    "fit",
     "group_prior",
     "init_to_weights",
     "likelihoods",
