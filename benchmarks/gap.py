@@ -26,6 +26,7 @@ import torch
 
 from benchmarks import candidates, datasets, judged, timing
 from benchmarks.cells import Cells
+from benchmarks.scoring import score
 from pyro_groupprior.svi import ConvergenceWarning
 
 NUMBERS = ("NUM_DRAWS", "PYRO_STEPS", "LR", "MEMBERS", "MAX_STEPS", "PHASES")
@@ -47,24 +48,6 @@ def run(name: str, net: str, seed: int, candidate: str) -> dict[str, Any]:
     falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
     seconds = time.process_time() - start
     return score(function, noise, split) | {"seconds": seconds, "falling": falling}
-
-
-def score(function: torch.Tensor, noise: torch.Tensor, split: datasets.Split) -> dict[str, float]:
-    """Score draws as an equal mixture of normals.
-
-    :param function: Shape ``[S, N]``.
-    :param noise: Shape ``[S]``.
-    """
-    y = split.new_y[:, 0]
-    each = torch.distributions.Normal(function, noise.unsqueeze(1))
-    log_p = each.log_prob(y).logsumexp(0) - math.log(len(function))
-    below = each.cdf(y).mean(0)  # of the mixture, at the observation
-    return {
-        "nll": float(-log_p.mean()) + math.log(split.scale),
-        "rmse": float((function.mean(0) - y).square().mean().sqrt()) * split.scale,
-        "coverage": float(((below > 0.05) & (below < 0.95)).float().mean()),
-        "noise": float(noise.mean()) * split.scale,
-    }
 
 
 def score_judge(name: str, net: str, seed: int) -> dict[str, Any] | None:

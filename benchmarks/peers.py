@@ -40,19 +40,11 @@ Draws = tuple[Tensor, Tensor | None]
 Loss = Callable[[Tensor, Tensor], Tensor]
 NUM_DRAWS, STEPS, LR, MEMBERS = 1000, 4000, 0.01, 5
 BATCH, WHOLE = 256, 4000  # rows in a batch, and so many at most are one batch
-WEIGHT_DECAY, LEFT_OUT, CHECK = (
-    1e-4,
-    0.1,
-    20,
-)  # of points: decay, share of rows, every so many steps
-
-
-def _num_classes(split: Split) -> int:
-    return getattr(split, "num_classes", 0)
+WEIGHT_DECAY, LEFT_OUT, CHECK = 1e-4, 0.1, 20  # of point fits; a share of rows, and steps
 
 
 def _net(split: Split, hidden: tuple[int, ...]) -> nn.Sequential:
-    return relu_net(split.x.shape[1], hidden, _num_classes(split) or 1)
+    return relu_net(split.x.shape[1], hidden, split.num_classes or 1)
 
 
 def _log_noise() -> nn.Parameter:
@@ -110,7 +102,7 @@ def _point(split: Split, net: nn.Module, num_steps: int = STEPS) -> Tensor:
 
 def _pair(outputs: Tensor, log_noise: Tensor, split: Split) -> Draws:
     """Shape outputs ``[S, N, C]``, and one noise or ``S``, as they are scored."""
-    if _num_classes(split):
+    if split.num_classes:
         return outputs, None
     return outputs[..., 0], log_noise.detach().exp().expand(len(outputs))
 
@@ -175,18 +167,19 @@ def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
     kind, y = "regression", split.y.double()
     log_precision = torch.zeros(len([*net.parameters()]), dtype=y.dtype, requires_grad=True)
     log_noise = torch.zeros(1, dtype=y.dtype, requires_grad=True)
-    if _num_classes(split):
+    if split.num_classes:
         kind, y = "classification", split.y
     fitted = Laplace(net.double(), kind, "all", hessian)
-    fitted.fit(batches(split.x.double(), y, BATCH if len(y) > WHOLE else len(y)))
+    loader: Any = batches(split.x.double(), y, BATCH if len(y) > WHOLE else len(y))
+    fitted.fit(loader)
     optimizer = torch.optim.Adam([log_precision, log_noise], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()
-        noise = None if _num_classes(split) else log_noise.exp()
+        noise = None if split.num_classes else log_noise.exp()
         (-fitted.log_marginal_likelihood(log_precision.exp(), noise)).backward()
         optimizer.step()
     fitted.prior_precision = log_precision.detach().exp()
-    if not _num_classes(split):
+    if not split.num_classes:
         fitted.sigma_noise = log_noise.detach().exp()
     return fitted
 
@@ -298,7 +291,7 @@ def moments(split: Split, hidden: tuple[int, ...]) -> Draws:
 
     :raises ValueError: For classification.
     """
-    if _num_classes(split):
+    if split.num_classes:
         raise ValueError("expected regression, got classes")
     net, log_noise = _net(split, hidden), _log_noise()
     posterior = MomentNet(net)
@@ -315,16 +308,3 @@ def moments(split: Split, hidden: tuple[int, ...]) -> Draws:
     with torch.no_grad():
         draws = posterior.draws(NUM_DRAWS)
     return _pair(_run(net, draws, split.new_x), log_noise, split)
-
-
-#: By name, as in ``benchmarks/candidates.py``.
-PEERS: dict[str, Callable[[Split, tuple[int, ...]], Draws]] = {
-    "ensemble": ensemble,
-    "dropout": dropout,
-    "laplace": laplace,
-    "laplace_full": functools.partial(laplace, hessian="full"),
-    "bayes_torch": bayes_torch,
-    "ivon": ivon,
-    "sgmcmc": sgmcmc,
-    "moments": moments,
-}

@@ -93,7 +93,7 @@ class CollapseMonitor(Callback):
         self._forget()
 
     def on_epoch(self, svi: PhasedSVI) -> None:
-        if svi.epoch % self._every == 0 or svi.epoch == self._end:
+        if svi.epoch % self._every == 0 or self._is_last(svi):
             self.check(svi)
 
     def check(self, svi: PhasedSVI) -> None:
@@ -138,13 +138,16 @@ class CollapseMonitor(Callback):
                 continue
             since, count = self._below.get(key, (svi.epoch, 0))
             self._below[key] = since, count + 1
-            sure = count + 1 >= PATIENCE or svi.epoch == self._end
+            sure = count + 1 >= PATIENCE or self._is_last(svi)
             if sure and svi.kl_weight == 1.0:
                 if key not in self._told:
                     fresh.append(signal)
                 self._told.add(key)
                 self._dead[key] = signal
         return fresh
+
+    def _is_last(self, svi: PhasedSVI) -> bool:
+        return svi.should_stop if svi.until_converged else svi.epoch == self._end
 
     def _forget(self) -> None:
         self._below.clear()

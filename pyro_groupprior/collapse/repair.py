@@ -157,7 +157,8 @@ class CollapseRepair(CollapseMonitor):
         self._healthy = None  # if this retry is in vain, the next one begins at the start
         self._forget()
         bound_scales(svi, FIRST_SCALE * NEXT_SCALE ** (retry - 1))
-        steps = (self._end - svi.epoch) * (self._batches or round(done / epochs))
+        left = self._end - (self._start if svi.until_converged else svi.epoch)
+        steps = left * (self._batches or round(done / epochs))
         svi.warm_up.begin(svi.step_count, int(steps * retry / (retry + 1)))
 
 

@@ -125,7 +125,7 @@ class PhasedSVI:
         self.groups: dict[str, GroupSite] = {}
         self.step_count = self.epoch = self.phase = 0
         self.history = History()
-        self.should_stop = False
+        self.should_stop = self.until_converged = False
         self.batches = ResumableBatches()
         self.epoch_loss = (0.0, 0)  # sum and number of the losses of the present epoch
         self.last_batch: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
@@ -259,7 +259,7 @@ class PhasedSVI:
         if batches == 0:
             raise ValueError("loader: expected at least one batch, got none")
         check_num_data(self.model, batches)
-        self.should_stop, first_epoch = False, self.epoch
+        self.should_stop, self.until_converged, first_epoch = False, epochs is None, self.epoch
         if epochs is None:
             self.warm_up.plan(self.step_count, default_warmup(batches), share=1.0)
             self.convergence.begin(self)
@@ -270,7 +270,7 @@ class PhasedSVI:
             for callback in callbacks:
                 callback.on_run_start(self, epochs or self.convergence.outlook(batches), batches)
             while not self.should_stop and (epochs is None or self.epoch < first_epoch + epochs):
-                self._run_epoch(loader, callbacks, until_converged=epochs is None)
+                self._run_epoch(loader, callbacks)
         finally:
             for callback in callbacks:
                 callback.on_run_end(self)
@@ -327,16 +327,14 @@ class PhasedSVI:
             return []
         return [CollapseRepair(self.retries) if self.retries else CollapseMonitor()]
 
-    def _run_epoch(
-        self, loader: Iterable[Any], callbacks: Sequence[Callback], until_converged: bool
-    ) -> None:
+    def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
         device = next(iter(self.parameters.values())).device if self.parameters else None
         for batch in self.batches.epoch(loader):
             if device is None:
                 device = device_of(self.model)
             if device is not None:
                 batch = move_batch(batch, device)
-            if until_converged and self.optimizer is not None:
+            if self.until_converged and self.optimizer is not None:
                 self.convergence.set_rate(self)
             try:
                 if isinstance(batch, dict):
@@ -365,7 +363,7 @@ class PhasedSVI:
             )
         )
         self._regroup_if_due(epoch_ended=True)
-        if until_converged:
+        if self.until_converged:
             self.convergence.after_epoch(self)
         for callback in callbacks:
             callback.on_epoch(self)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pyro_groupprior import Callback, PhasedSVI
+from pyro_groupprior import AutoMeanField, Callback, PhasedSVI
 from pyro_groupprior.collapse import CollapseMonitor, CollapseRepair, CollapseWarning, repair
 from tests.collapse.cells import LAYERS, Adam, Killer, build, kill, r2
 from tests.svi.runs import GUIDES, assert_same, data, full_state, regression
@@ -173,3 +173,22 @@ def test_pyros_own_guides_are_rolled_back_with_a_longer_warm_up(as_class):
     assert "Rolled back to epoch 0: retry 1 of 2" in message
     assert own.attempt == 1 and own.dead == [] and svi.epoch == 60
     assert svi.history.epochs[0].kl_weight == pytest.approx(1 / 30)
+
+
+def test_a_run_without_end_is_warmed_up_anew_beyond_its_outlook():
+    """The number of epochs to plan with may have been passed long ago."""
+    svi = PhasedSVI(regression(), AutoMeanField, Adam, warmup=0)
+    svi.until_converged = True
+    watch = CollapseRepair()
+    watch.on_run_start(svi, epochs=4, batches=1)
+    for _ in range(9):
+        svi.step(*data())
+        watch.on_step(svi, 0.0)
+    watch._left = 2
+    svi.epoch = 9
+    watch._keep(svi, "healthy")
+    watch._healthy = 9
+    watch._roll_back(svi, retry=1)
+    watch.on_run_end(svi)
+    assert (svi.warm_up.start, svi.warm_up.steps) == (9, 2)
+    assert svi.kl_weight == 0.5

@@ -1,0 +1,232 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Do groups win, and over whom?
+
+Nets of one and two hidden layers of 50 ReLU units on five regressions and two classifications,
+five random splits each (three where there are more than 5,000 rows). Ours: a fixed prior
+N(0, 1 / fan-in), a learned prior for each layer or column (a unit's outgoing weights), and groups
+found while training (by k-means on the means, on the evidence of single weights, on that of whole
+columns), each under ``pgp.fit`` as it stands: HMC where rows times weights are at most ten million,
+else mean-field. Peers: MC dropout, an ensemble of five, Laplace and bayesian-torch. Which of ours
+counts as "our one setting" is decided by validation rows: a fifth of the training rows of the
+first split, of every set. ``--ablation``: see ``benchmarks/ablation.py``.
+"""
+
+import argparse
+import functools
+import math
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+
+import pyro_groupprior as pgp
+from benchmarks import ablation, candidates, datasets, judged, peers, timing
+from benchmarks.cells import Cells
+from benchmarks.nets import relu_net
+from benchmarks.scoring import score
+from pyro_groupprior.svi import ConvergenceWarning
+
+SETS = {  # by name, how many splits
+    "diabetes": 5,
+    "auto": 5,
+    "boston": 5,
+    "concrete": 5,
+    "digits": 5,
+    "diamonds": 3,
+    "fashion": 3,
+}
+MOST_DRAWS = 200  # of classifications: logits of 10,000 rows fill the memory
+FIXED = {"loc": 0.0, "scale": 1.0}
+
+Method = Callable[[datasets.Split, tuple[int, ...]], peers.Draws]
+
+
+def ours(
+    split: datasets.Split,
+    hidden: tuple[int, ...],
+    regroup: Callable[[], pgp.Regroup] | None = None,
+    **prior: Any,
+) -> peers.Draws:
+    """Fit a net as the package does by default."""
+    classes = split.num_classes
+    model = pgp.BayesianModule(
+        relu_net(split.x.shape[1], hidden, classes or 1),
+        pgp.likelihoods.Categorical() if classes else pgp.likelihoods.Normal(),
+        num_data=len(split.y),
+        **prior,
+    )
+    posterior = pgp.fit(
+        model,
+        split.x,
+        split.y,
+        regroup=None if regroup is None else regroup(),
+        seed=int(torch.randint(2**31, ())),
+        progress=False,
+    )
+    samples = posterior if isinstance(posterior, dict) else posterior.draws(candidates.NUM_DRAWS)
+    if classes:
+        weights = samples[model.site]
+        chosen = torch.linspace(0, len(weights) - 1, min(len(weights), MOST_DRAWS)).long()
+        with torch.no_grad():
+            return torch.stack([model.call_net(w, split.new_x) for w in weights[chosen]]), None
+    return candidates.from_samples(model, samples, split)
+
+
+OURS: dict[str, Method] = {
+    "fixed": functools.partial(ours, **FIXED),
+    "layer": functools.partial(ours, grouping="layer"),
+    "column": functools.partial(ours, grouping="column"),
+    "naive": functools.partial(ours, regroup=candidates.naively_regrouped),
+    "weights": functools.partial(ours, regroup=candidates.weights_regrouped),
+    "units": functools.partial(ours, regroup=candidates.units_regrouped),
+}
+PEERS: dict[str, Method] = {
+    "dropout": peers.dropout,
+    "ensemble": peers.ensemble,
+    "laplace": peers.laplace,
+    "bayesian_torch": peers.bayes_torch,
+}
+
+
+def load(name: str, seed: int) -> datasets.Split:
+    """Make one split of any of the sets."""
+    kind = datasets.classification if name in datasets.CLASSIFICATION else datasets.regression
+    return kind(name, seed)
+
+
+def run(name: str, net: str, seed: int, method: str, validation: bool = False) -> dict[str, Any]:
+    """Run and score one method on one split."""
+    split = load(name, seed)
+    if validation:
+        split = datasets.validation(split, seed)
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
+        function, noise = (OURS | PEERS)[method](split, judged.NETS[net])
+    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
+    seconds = time.process_time() - start
+    return score(function.detach(), noise, split) | {"seconds": seconds, "falling": falling}
+
+
+def key(name: str, net: str, seed: int, method: str, validation: bool = False) -> str:
+    """Name a cell in the file."""
+    return f"{name} {net} {seed} {method}" + " validation" * validation
+
+
+def choose(cells: dict[str, dict[str, Any]]) -> str | None:
+    """Choose our one setting by validation rows: the least NLL above each set's best, on average.
+
+    :return: None while some run is missing.
+    """
+    above: dict[str, list[float]] = {method: [] for method in OURS}
+    for name in SETS:
+        for net in judged.NETS:
+            keys = {method: key(name, net, 0, method, True) for method in OURS}
+            if any(k not in cells for k in keys.values()):
+                return None
+            found = {method: cells[k]["nll"] for method, k in keys.items()}
+            for method, nll in found.items():
+                above[method].append(nll - min(found.values()))
+    return min(above, key=lambda method: statistics.fmean(above[method]))
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Print a table for each set and net; compare with the peers over both nets."""
+    figures: dict[str, float] = {}
+    chosen = choose(cells)
+    won, judged_sets = 0, 0
+    for name, splits in SETS.items():
+        for net in judged.NETS:
+            print_set(cells, name, net, splits)
+        means = {method: _mean(cells, name, splits, method) for method in (*OURS, *PEERS)}
+        figures |= {f"nll_{name}_{method}": mean for method, mean in means.items() if mean}
+        if chosen is not None and all(means[m] is not None for m in (chosen, *PEERS)):
+            judged_sets += 1
+            won += all(means[chosen] < means[peer] for peer in PEERS)  # type: ignore[operator]
+    if chosen is not None:
+        print(f"\nour one setting, by validation rows: {chosen}")
+        figures |= {"sets": judged_sets, "sets_won": won}
+    return figures
+
+
+def _mean(cells: dict[str, dict[str, Any]], name: str, splits: int, method: str) -> float | None:
+    """Average the NLL over nets and splits; None while one is missing."""
+    keys = [key(name, net, seed, method) for net in judged.NETS for seed in range(splits)]
+    if any(k not in cells for k in keys):
+        return None
+    return statistics.fmean(cells[k]["nll"] for k in keys)
+
+
+def print_set(cells: dict[str, dict[str, Any]], name: str, net: str, splits: int) -> None:
+    """Print a row for each method, with the paired difference to a prior per layer."""
+    names = ("accuracy", "ece") if name in datasets.CLASSIFICATION else ("rmse", "coverage")
+    rows = []
+    for method in (*OURS, *PEERS):
+        runs = {s: cells.get(key(name, net, s, method)) for s in range(splits)}
+        found = {seed: cell for seed, cell in runs.items() if cell}
+        if not found:
+            continue
+        base = {s: cells.get(key(name, net, s, "layer")) for s in found}
+        less = [cell["nll"] - base[s]["nll"] for s, cell in found.items() if base[s]]  # type: ignore[index]
+        error = statistics.stdev(less) / math.sqrt(len(less)) if len(less) > 1 else math.nan
+        rows.append(
+            [
+                method + "*" * any(cell["falling"] for cell in found.values()),
+                str(len(found)),
+                f"{statistics.fmean(cell['nll'] for cell in found.values()):.3f}",
+                f"{statistics.fmean(less):+.3f} +- {error:.3f}" if less else "",
+                *(f"{statistics.fmean(c[n] for c in found.values()):.3f}" for n in names),
+                f"{statistics.fmean(cell['seconds'] for cell in found.values()):.0f}",
+            ]
+        )
+    if rows:
+        header = ["method", "splits", "NLL", "less layer", *names, "s"]
+        timing.print_table(f"{name}, {net} hidden", header, rows)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within two minutes")
+    parser.add_argument("--ablation", action="store_true", help="where does regrouping help?")
+    parser.add_argument("--only", nargs="+", help="data sets or methods to run; default: all")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.ablation:
+        ablation.main(args.quick)
+        return
+    cells = Cells("groups", {"": [MOST_DRAWS, candidates.NUM_DRAWS, candidates.PHASES]})
+    if args.quick:
+        for name, method in (("auto", "column"), ("digits", "dropout")):
+            found = run(name, "one", 0, method)
+            print(f"run now: {name} one 0 {method}", {k: round(v, 3) for k, v in found.items()})
+    else:
+        run_all(cells, args.only)
+    print(f"\nall cells, by commit {cells.commits}")
+    timing.print_json(summary(cells.cells))
+
+
+def run_all(cells: Cells, only: list[str] | None) -> None:
+    """Run the cells that are not there yet, one split of everything after the other."""
+    for seed in range(max(SETS.values())):
+        for name, splits in SETS.items():
+            for net in judged.NETS:
+                for method in (*OURS, *PEERS):
+                    for validation in (False, True):
+                        wanted = not only or name in only or method in only
+                        owed = seed < splits and (not validation or (seed == 0 and method in OURS))
+                        if wanted and owed:
+                            make = functools.partial(run, name, net, seed, method, validation)
+                            cells.get(key(name, net, seed, method, validation), make)
+
+
+if __name__ == "__main__":
+    main()
