@@ -132,19 +132,22 @@ def naively_regrouped() -> pgp.Regroup:
 
 def hmc(split: Split, hidden: tuple[int, ...], **prior: Any) -> Draws:
     """Run eight chains of HMC side by side, as the package does by default."""
-    return _sampled(bayesian(split, hidden, **prior), split)
+    model = bayesian(split, hidden, **prior)
+    return from_samples(model, sampled(model, split), split)
 
 
 def hmc_after(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
     """Run HMC from draws of a guide, under the groups that were found while training it."""
     svi = trained(split, hidden, **options)
-    return _sampled(svi.model, split, start=svi.guide, ascent_steps=0)
+    return from_samples(svi.model, sampled(svi.model, split, svi.guide), split)
 
 
-def _sampled(model: Any, split: Split, **options: Any) -> Draws:
+def sampled(model: Any, split: Split, start: Any = None) -> dict[str, Tensor]:
+    """Run HMC from scratch, or from draws of a guide."""
+    options: dict[str, Any] = {} if start is None else {"start": start, "ascent_steps": 0}
     seed = int(torch.randint(2**31, ()))
     result = pgp.mcmc.run_hmc(model, split.x, split.y, progress=False, seed=seed, **options)
-    return from_samples(model, result.get_samples(), split)
+    return result.get_samples()
 
 
 _LOCAL = functools.partial(pgp.AutoMeanField, local_reparam=True)
