@@ -174,6 +174,7 @@ CANDIDATES: dict[str, Callable[[Split, tuple[int, ...]], Draws]] = {
     "hmc_from_guide": functools.partial(hmc_after, guide=_LOCAL),
     "hmc_weights": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=weights_regrouped()),
     "hmc_units": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=units_regrouped()),
+    "row_covariance": peers.row_covariance,
     "moments": peers.moments,
     "ivon": peers.ivon,
     "sgmcmc": peers.sgmcmc,

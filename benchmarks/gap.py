@@ -32,7 +32,7 @@ from pyro_groupprior.svi import ConvergenceWarning
 NUMBERS = ("NUM_DRAWS", "PYRO_STEPS", "LR", "MEMBERS", "MAX_STEPS", "PHASES")
 SHARED = [getattr(candidates, name) for name in NUMBERS]
 DEFAULT = "hmc"
-TOO_LARGE = {("full_rank", "two")}  # a step takes a second
+TOO_LARGE = {("full_rank", "two"), ("laplace_full", "two")}  # a step takes seconds
 
 
 def run(name: str, net: str, seed: int, candidate: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from benchmarks.datasets import Split
 from benchmarks.moments import MomentNet
 from benchmarks.nets import relu_net
+from benchmarks.rows import RowNet
 from tutorials.demo_fit import batches
 
 with warnings.catch_warnings():
@@ -291,20 +292,45 @@ def moments(split: Split, hidden: tuple[int, ...]) -> Draws:
 
     :raises ValueError: For classification.
     """
+    net = _net(split, hidden)
+    posterior = MomentNet(net)
+
+    def squares(x: Tensor, y: Tensor) -> Tensor:
+        mean, variance = posterior(x)
+        return ((y - mean).square() + variance).mean()
+
+    log_noise = _train_variational(split, posterior, squares)
+    with torch.no_grad():
+        return _pair(_run(net, posterior.draws(NUM_DRAWS), split.new_x), log_noise, split)
+
+
+def row_covariance(split: Split, hidden: tuple[int, ...]) -> Draws:
+    """Train with a covariance for each unit's incoming weights (``benchmarks/rows.py``).
+
+    :raises ValueError: For classification.
+    """
+    posterior = RowNet(_net(split, hidden))
+
+    def squares(x: Tensor, y: Tensor) -> Tensor:
+        return (y - posterior(x)).square().mean()
+
+    log_noise = _train_variational(split, posterior, squares)
+    with torch.no_grad():
+        noise = log_noise.exp().expand(NUM_DRAWS)
+        return posterior.run(split.new_x, NUM_DRAWS), noise
+
+
+def _train_variational(split: Split, posterior: MomentNet | RowNet, squares: Loss) -> Tensor:
+    """Maximise the ELBO given the mean expected squared error, and find the noise's logarithm."""
     if split.num_classes:
         raise ValueError("expected regression, got classes")
-    net, log_noise = _net(split, hidden), _log_noise()
-    posterior = MomentNet(net)
+    log_noise = _log_noise()
     warmup = itertools.chain(torch.linspace(0, 1, STEPS // 3), itertools.repeat(1.0))
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
-        mean, variance = posterior(x)
-        squares = ((y - mean).square() + variance).mean()
-        nll = log_noise + 0.5 * squares * torch.exp(-2 * log_noise)  # but for a constant
+        nll = log_noise + 0.5 * squares(x, y) * torch.exp(-2 * log_noise)  # but for a constant
         return nll + next(warmup) * posterior.kl() / len(split.y)
 
     for _ in _train(split, loss, [*posterior.parameters(), log_noise]):
         pass
-    with torch.no_grad():
-        draws = posterior.draws(NUM_DRAWS)
-    return _pair(_run(net, draws, split.new_x), log_noise, split)
+    return log_noise.detach()
