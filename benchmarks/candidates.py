@@ -114,9 +114,9 @@ def mixture(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
     return function[::MEMBERS], noise[::MEMBERS]
 
 
-def weights_regrouped() -> pgp.Regroup:
-    """Groups of weights, found from the evidence, soft."""
-    return pgp.Regroup(pgp.Cluster(pgp.DeconvolvedMixture(8)), phases=PHASES)
+def weights_regrouped(most: int = 8) -> pgp.Regroup:
+    """Groups of weights, so many at most, found from the evidence, soft."""
+    return pgp.Regroup(pgp.Cluster(pgp.DeconvolvedMixture(most)), phases=PHASES)
 
 
 def units_regrouped() -> pgp.Regroup:

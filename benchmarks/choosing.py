@@ -36,10 +36,6 @@ GUIDE = functools.partial(pgp.AutoMeanField, local_reparam=True)
 ELBOS, GOOD_K = 200, 0.7
 
 
-def _groups(most: int) -> pgp.Regroup:
-    return pgp.Regroup(pgp.Cluster(pgp.DeconvolvedMixture(most)), phases=candidates.PHASES)
-
-
 #: By name: options of the model, and how its groups are found.
 PRIORS: dict[str, tuple[dict[str, Any], Callable[[], pgp.Regroup] | None]] = {
     "fixed": ({"loc": 0.0, "scale": 1.0}, None),
@@ -47,8 +43,8 @@ PRIORS: dict[str, tuple[dict[str, Any], Callable[[], pgp.Regroup] | None]] = {
     "layer": ({"grouping": "layer"}, None),
     "row": ({"grouping": "row"}, None),
     "column": ({"grouping": "column"}, None),
-    "weights_2": ({}, functools.partial(_groups, 2)),
-    "weights_8": ({}, functools.partial(_groups, 8)),
+    "weights_2": ({}, functools.partial(candidates.weights_regrouped, 2)),
+    "weights_8": ({}, candidates.weights_regrouped),
     "units": ({}, candidates.units_regrouped),
 }
 KINDS = {"mean_field": tuple(PRIORS), "hmc": ("fixed", "layer", "row", "column", "weights_8")}

@@ -16,18 +16,13 @@ import argparse
 import functools
 import math
 import statistics
-import time
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyro
 import torch
 
-from benchmarks import candidates, datasets, judged, timing
+from benchmarks import candidates, datasets, judged, scoring, timing
 from benchmarks.cells import Cells
-from benchmarks.scoring import score
-from pyro_groupprior.svi import ConvergenceWarning
 
 NUMBERS = ("NUM_DRAWS", "PYRO_STEPS", "LR", "MEMBERS", "MAX_STEPS", "PHASES")
 SHARED = [getattr(candidates, name) for name in NUMBERS]
@@ -38,16 +33,7 @@ TOO_LARGE = {("full_rank", "two"), ("laplace_full", "two")}  # a step takes seco
 def run(name: str, net: str, seed: int, candidate: str) -> dict[str, Any]:
     """Run one candidate on one split."""
     split = datasets.regression(name, seed)
-    pyro.clear_param_store()
-    pyro.set_rng_seed(seed)
-    start = time.process_time()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ConvergenceWarning)
-        function, noise = candidates.CANDIDATES[candidate](split, judged.NETS[net])
-    assert noise is not None
-    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
-    seconds = time.process_time() - start
-    return score(function, noise, split) | {"seconds": seconds, "falling": falling}
+    return scoring.run(candidates.CANDIDATES[candidate], split, judged.NETS[net], seed)
 
 
 def score_judge(name: str, net: str, seed: int) -> dict[str, Any] | None:
@@ -56,10 +42,8 @@ def score_judge(name: str, net: str, seed: int) -> dict[str, Any] | None:
     if found is None:
         return None
     arrays, record = found
-    function = torch.tensor(arrays["function"]).flatten(0, 1)
-    noise = torch.tensor(arrays["noise"]).flatten()
     split = datasets.regression(name, seed)
-    return score(function, noise, split) | {k: record[k] for k in ("seconds", "rhat")}
+    return judged.scores(arrays, split) | {k: record[k] for k in ("seconds", "rhat")}
 
 
 def runs_of(cells: Cells, name: str, net: str) -> dict[str, dict[int, dict[str, Any]]]:

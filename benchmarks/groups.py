@@ -17,20 +17,15 @@ import argparse
 import functools
 import math
 import statistics
-import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import pyro
 import torch
 
 import pyro_groupprior as pgp
-from benchmarks import ablation, candidates, datasets, judged, peers, timing
+from benchmarks import ablation, candidates, datasets, judged, peers, scoring, timing
 from benchmarks.cells import Cells
 from benchmarks.nets import relu_net
-from benchmarks.scoring import score
-from pyro_groupprior.svi import ConvergenceWarning
 
 SETS = {  # by name, how many splits
     "diabetes": 5,
@@ -105,15 +100,7 @@ def run(name: str, net: str, seed: int, method: str, validation: bool = False) -
     split = load(name, seed)
     if validation:
         split = datasets.validation(split, seed)
-    pyro.clear_param_store()
-    pyro.set_rng_seed(seed)
-    start = time.process_time()
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ConvergenceWarning)
-        function, noise = (OURS | PEERS)[method](split, judged.NETS[net])
-    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
-    seconds = time.process_time() - start
-    return score(function.detach(), noise, split) | {"seconds": seconds, "falling": falling}
+    return scoring.run((OURS | PEERS)[method], split, judged.NETS[net], seed)
 
 
 def key(name: str, net: str, seed: int, method: str, validation: bool = False) -> str:

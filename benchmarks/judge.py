@@ -34,7 +34,7 @@ import pyro_groupprior as pgp
 from benchmarks import datasets, timing
 from benchmarks.candidates import bayesian
 from benchmarks.cells import commit
-from benchmarks.judged import NETS, SPLITS, nll, path_of, read
+from benchmarks.judged import NETS, SPLITS, path_of, read, scores
 
 CHAINS, WARMUP, BLOCK, KEPT, RHAT = 4, 500, 250, 400, 1.05
 
@@ -167,7 +167,7 @@ def write(
         "divergences": int(kept["diverging"].sum()),
         "steps": float(kept["num_steps"].mean()),
         "seconds": seconds,  # of the processor
-        "nll": nll(arrays, split),
+        "nll": scores(arrays, split)["nll"],
         "commit": commit(),
         "command": "python -m benchmarks.judge",
     }
@@ -198,8 +198,7 @@ def main() -> None:
         _, record = found
         split = datasets.regression(name, seed)
         arrays, _ = found
-        rmse = float((torch.tensor(arrays["function"]).mean((0, 1)) - split.new_y[:, 0]).norm())
-        rmse *= split.scale / len(split.new_y) ** 0.5
+        rmse = scores(arrays, split)["rmse"]
         figures[f"nll_{name}_{net}_{seed}"] = record["nll"]
         figures[f"rhat_{name}_{net}_{seed}"] = record["rhat"]
         rows.append(

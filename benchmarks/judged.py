@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from benchmarks import datasets
+from benchmarks import datasets, scoring
 from benchmarks.cells import FOLDER
 
 JUDGE = FOLDER / "judge"
@@ -24,13 +24,10 @@ def path_of(name: str, net: str, seed: int) -> Path:
     return JUDGE / f"{name}_{net}_{seed}.safetensors"
 
 
-def nll(arrays: dict[str, np.ndarray], split: datasets.Split) -> float:
-    """Score a mixture of normals, one for each kept draw, in nats a row and the target's unit."""
-    function = torch.tensor(arrays["function"]).flatten(0, 1)
-    noise = torch.tensor(arrays["noise"]).flatten().unsqueeze(1)
-    each = torch.distributions.Normal(function, noise).log_prob(split.new_y[:, 0])
-    log_mean = each.logsumexp(0) - np.log(len(each))
-    return float(-log_mean.mean() + np.log(split.scale))
+def scores(arrays: dict[str, np.ndarray], split: datasets.Split) -> dict[str, float]:
+    """Score the kept draws of all chains as a mixture."""
+    function, noise = (torch.tensor(arrays[key]).flatten(0, 1) for key in ("function", "noise"))
+    return scoring.score(function, noise, split)
 
 
 def read(name: str, net: str, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

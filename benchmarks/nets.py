@@ -8,6 +8,16 @@ from torch.nn import functional as F
 
 #: Number of classes that the MLP and the ResNet predict.
 NUM_CLASSES = 10
+#: What bayesian-torch's README gives its ``dnn_to_bnn``.
+BAYESIAN_TORCH = {
+    "prior_mu": 0.0,
+    "prior_sigma": 1.0,
+    "posterior_mu_init": 0.0,
+    "posterior_rho_init": -3.0,
+    "type": "Reparameterization",
+    "moped_enable": False,
+    "moped_delta": 0.5,
+}
 
 
 def mlp(activation: str = "tanh") -> nn.Sequential:

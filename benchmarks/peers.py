@@ -29,7 +29,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from benchmarks.datasets import Split
 from benchmarks.moments import MomentNet
-from benchmarks.nets import relu_net
+from benchmarks.nets import BAYESIAN_TORCH, relu_net
 from benchmarks.rows import RowNet
 from tutorials.demo_fit import batches
 
@@ -188,16 +188,7 @@ def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
 def bayes_torch(split: Split, hidden: tuple[int, ...]) -> Draws:
     """Train mean-field layers by bayesian-torch with the settings of its README."""
     net, log_noise = _net(split, hidden), _log_noise()
-    settings = {
-        "prior_mu": 0.0,
-        "prior_sigma": 1.0,
-        "posterior_mu_init": 0.0,
-        "posterior_rho_init": -3.0,
-        "type": "Reparameterization",
-        "moped_enable": False,
-        "moped_delta": 0.5,
-    }
-    dnn_to_bnn(net, settings)
+    dnn_to_bnn(net, dict(BAYESIAN_TORCH))
     named = dict(net.named_parameters())
     pairs = [
         (mu, named[name.replace("mu_", "rho_")]) for name, mu in named.items() if "mu_" in name

@@ -4,14 +4,38 @@
 """Scores of posterior draws on rows left out, the same for all methods."""
 
 import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
 
+import pyro
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.datasets import Split
+from pyro_groupprior.svi import ConvergenceWarning
 
 BINS = 15
+
+
+def run(
+    method: Callable[[Split, tuple[int, ...]], tuple[Tensor, Tensor | None]],
+    split: Split,
+    hidden: tuple[int, ...],
+    seed: int,
+) -> dict[str, Any]:
+    """Run and score one method; count its warnings that a loss was still falling."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+    start = time.process_time()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
+        function, noise = method(split, hidden)
+    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
+    seconds = time.process_time() - start
+    return score(function.detach(), noise, split) | {"seconds": seconds, "falling": falling}
 
 
 def score(function: Tensor, noise: Tensor | None, split: Split) -> dict[str, float]:

@@ -24,6 +24,8 @@ from pyro.nn.module import to_pyro_module_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.nets import BAYESIAN_TORCH
+
 #: One optimization step on a fixed batch; gives the loss.
 Step = Callable[[], float]
 
@@ -260,16 +262,7 @@ def bayesian_torch(net: nn.Module, x: Tensor, y: Tensor, num_data: int) -> Step:
     from bayesian_torch.models.dnn_to_bnn import dnn_to_bnn, get_kl_loss
 
     net = copy.deepcopy(net)
-    settings = {
-        "prior_mu": 0.0,
-        "prior_sigma": 1.0,
-        "posterior_mu_init": 0.0,
-        "posterior_rho_init": -3.0,
-        "type": "Reparameterization",
-        "moped_enable": False,
-        "moped_delta": 0.5,
-    }
-    dnn_to_bnn(net, settings)
+    dnn_to_bnn(net, dict(BAYESIAN_TORCH))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
 
     def step() -> float:

@@ -89,12 +89,14 @@ def _guide(
     device = device_of(model)
     devices = [device] if device is not None and device.type == "cuda" else []
     numpys = np.random.get_state()  # clusterers may draw from it
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
-        svi.run(_batches(x, y), progress=progress)
-    np.random.set_state(numpys)
+    try:
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            np.random.seed(seed % 2**32)
+            svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
+            svi.run(_batches(x, y), progress=progress)
+    finally:
+        np.random.set_state(numpys)
     return svi.guide
 
 

@@ -269,6 +269,7 @@ class PhasedSVI:
         try:
             for callback in callbacks:
                 callback.on_run_start(self, epochs or self.convergence.outlook(batches), batches)
+            # No count of its own: a callback may roll back.
             while not self.should_stop and (epochs is None or self.epoch < first_epoch + epochs):
                 self._run_epoch(loader, callbacks)
         finally:
