@@ -67,3 +67,29 @@ def recorded(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
     again, expected = graph(moved), evaluate(moved)
     same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(again, expected, strict=True))
     return graph if same else evaluate
+
+
+def compiled(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
+    """
+    The same function by :func:`torch.compile`, which takes some seconds, for a shape that is new
+    to the machine some dozen. Without a working compiler it is given back as it is.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.gradient import compiled, recorded, value_and_gradient
+        >>> position = torch.ones(2, 1)
+        >>> graph = recorded(value_and_gradient(lambda z: z.square().sum(1)), position)
+        >>> compiled(graph, position)(torch.full((2, 1), 2.0))[0]
+        tensor([4., 4.])
+
+    :param callable evaluate: what :func:`recorded` gives: tensor operations only.
+    :param Tensor position: of the shape that it will be called with.
+    """
+    fast = torch.compile(evaluate, dynamic=False)
+    try:
+        again = fast(position)
+    except RuntimeError:
+        return evaluate
+    expected = evaluate(position)
+    same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(again, expected, strict=True))
+    return fast if same else evaluate

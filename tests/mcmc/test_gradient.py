@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pyro_groupprior import Assignment, BayesianModule, likelihoods
-from pyro_groupprior.mcmc.gradient import recorded, value_and_gradient
+from pyro_groupprior.mcmc.gradient import compiled, recorded, value_and_gradient
 from pyro_groupprior.mcmc.log_density import LogDensity
 
 
@@ -64,3 +64,24 @@ def test_what_draws_numbers_is_left_as_it_is():
 
     evaluate = value_and_gradient(density)
     assert recorded(evaluate, torch.ones(2, 3)) is evaluate
+
+
+def test_compiled_is_the_same():
+    evaluate = value_and_gradient(lambda z: -(z.tanh() @ torch.ones(3)).square())
+    graph = recorded(evaluate, torch.ones(2, 3))
+    fast = compiled(graph, torch.ones(2, 3))
+    assert fast is not graph
+    for position in torch.randn(3, 2, 3):
+        torch.testing.assert_close(fast(position), evaluate(position))
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch):
+    def fails(graph, **options):
+        def call(position):
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", fails)
+    graph = recorded(value_and_gradient(lambda z: z.square().sum(1)), torch.ones(2, 3))
+    assert compiled(graph, torch.ones(2, 3)) is graph
