@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..svi.callbacks import Callback
 from ..svi.parameters import quiet
+from .output import passes_input
 from .signal import GROUP, Signal, signals_of
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ class CollapseMonitor(Callback):
     Warn of layers whose posterior has fallen back onto the prior, once for each in a run, by the
     signal of :func:`~pyro_groupprior.collapse.weight_signals`. A layer is judged when the KL
     warm-up is over: it must have been below the threshold in two checks in a row, or in the last
-    one of the run. A group is not judged: it may well be pruned in a healthy net. Weights that are
-    no net's are judged all together; where the data hold nothing to learn, the alarm is right too.
+    one of the run. Where all of a net's input goes through a layer, and functions drawn from the
+    posterior agree for the rows of the last batch, the layer is alive all the same. A group is not
+    judged: it may well be pruned in a healthy net. Weights that are no net's are judged all
+    together; where the data hold nothing to learn, the alarm is right too.
 
     Example::
 
@@ -132,7 +135,7 @@ class CollapseMonitor(Callback):
             if signal.kind == GROUP:
                 continue
             key = _key(signal)
-            if signal.signal >= self.threshold:
+            if signal.signal >= self.threshold or passes_input(svi, signal):
                 self._below.pop(key, None)
                 self._dead.pop(key, None)
                 continue

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro.infer.autoguide.initialization import InitMessenger
-from pyro.poutine import block, condition, trace
+from pyro.poutine import block, trace
 from torch.distributions import biject_to
 
-from ..guides import SiteGuide, posterior_moments
+from ..guides import SiteGuide
 from ..guides.latent import inverse_softplus
 from ..guides.pyro_autoguides import RESIZABLE
-from ..nn import BayesianModule
 from ..svi.parameters import quiet
 from .monitor import CollapseMonitor, CollapseWarning
-from .signal import GROUP, LAYER, Signal, signals_of
+from .output import is_cut_off
+from .signal import GROUP, Signal, signals_of
 
 if TYPE_CHECKING:
     from ..svi.phased import PhasedSVI
@@ -177,48 +177,6 @@ def bound_scales(svi: PhasedSVI, scale: float) -> None:
             base = 1.0 if group.base_scale is None else group.base_scale
             bound = inverse_softplus(torch.as_tensor(base).to(parameter) * scale)
             parameter.copy_(torch.minimum(parameter, bound))
-
-
-@torch.no_grad()
-def is_cut_off(svi: PhasedSVI, dead: Sequence[Signal]) -> bool:
-    """
-    Whether a net's output is the same for all rows of the last batch once its dead layers are set
-    to zero; weights that are no net's are cut off if they are all dead together.
-    """
-    args, kwargs = svi.last_batch
-    for name in {part.site for part in dead}:
-        layers = [part.part for part in dead if part.site == name and part.kind == LAYER]
-        if not layers:
-            return True
-        layout = svi.groups[name].layout
-        assert layout is not None
-        weights = posterior_moments(svi.guide, name, *args, **kwargs)[0].clone()
-        for layer in layers:
-            weights[layout[layer].slice] = 0.0
-        outputs: list[Any] = []
-
-        def note(net: Any, inputs: Any, output: Any, found: list[Any] = outputs) -> None:
-            found.append(output)
-
-        model: Any = svi.model  # a module: only these have layouts
-        modules = [m for m in model.modules() if isinstance(m, BayesianModule)]
-        hooks = [m.net.register_forward_hook(note) for m in modules if m.site == name]
-        try:
-            with quiet(svi.model), block():
-                condition(svi.model, {name: weights})(*args, **kwargs)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if outputs and all(map(_is_constant, outputs)):
-            return True
-    return False
-
-
-def _is_constant(output: Any) -> bool:
-    """Over rows; what is no tensor is not judged."""
-    if not isinstance(output, torch.Tensor) or output.dim() == 0 or len(output) < 2:
-        return False
-    return torch.allclose(output, output[:1].expand_as(output), rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
