@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import pyro_groupprior as pgp
-from benchmarks import ablation, candidates, datasets, judged, peers, scoring, timing
+from benchmarks import ablation, candidates, datasets, default, judged, peers, scoring, timing
 from benchmarks.cells import Cells
 from benchmarks.nets import relu_net
 
@@ -36,7 +36,6 @@ SETS = {  # by name, how many splits
     "diamonds": 3,
     "fashion": 3,
 }
-MOST_DRAWS = 200  # of classifications: logits of 10,000 rows fill the memory
 FIXED = {"loc": 0.0, "scale": 1.0}
 
 Method = Callable[[datasets.Split, tuple[int, ...]], peers.Draws]
@@ -49,28 +48,8 @@ def ours(
     **prior: Any,
 ) -> peers.Draws:
     """Fit a net as the package does by default."""
-    classes = split.num_classes
-    model = pgp.BayesianModule(
-        relu_net(split.x.shape[1], hidden, classes or 1),
-        pgp.likelihoods.Categorical() if classes else pgp.likelihoods.Normal(),
-        num_data=len(split.y),
-        **prior,
-    )
-    posterior = pgp.fit(
-        model,
-        split.x,
-        split.y,
-        regroup=None if regroup is None else regroup(),
-        seed=int(torch.randint(2**31, ())),
-        progress=False,
-    )
-    samples = posterior if isinstance(posterior, dict) else posterior.draws(candidates.NUM_DRAWS)
-    if classes:
-        weights = samples[model.site]
-        chosen = torch.linspace(0, len(weights) - 1, min(len(weights), MOST_DRAWS)).long()
-        with torch.no_grad():
-            return torch.stack([model.call_net(w, split.new_x) for w in weights[chosen]]), None
-    return candidates.from_samples(model, samples, split)
+    net = relu_net(split.x.shape[1], hidden, split.num_classes or 1)
+    return default.fit(net, split, None if regroup is None else regroup(), **prior)
 
 
 OURS: dict[str, Method] = {
@@ -190,7 +169,7 @@ def main() -> None:
     if args.ablation:
         ablation.main(args.quick)
         return
-    cells = Cells("groups", {"": [MOST_DRAWS, candidates.NUM_DRAWS, candidates.PHASES]})
+    cells = Cells("groups", {"": [default.MOST_DRAWS, candidates.NUM_DRAWS, candidates.PHASES]})
     if args.quick:
         for name, method in (("auto", "column"), ("digits", "dropout")):
             found = run(name, "one", 0, method)

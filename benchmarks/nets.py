@@ -73,19 +73,22 @@ class ResNet8(nn.Module):
     Batch-norm parameters (448 numbers) come on top; every competitor keeps them as points.
 
     He, Zhang, Ren, Sun (2016), "Deep residual learning for image recognition", section 4.2.
+
+    :param int channels: Of the images.
+    :param int width: Channels at full resolution; twice and four times as many follow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3, width: int = 16) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.block1 = ResidualBlock(16, 16, stride=1)
-        self.block2 = ResidualBlock(16, 32, stride=2)
-        self.block3 = ResidualBlock(32, 64, stride=2)
-        self.head = nn.Linear(64, NUM_CLASSES)
+        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(width)
+        self.block1 = ResidualBlock(width, width, stride=1)
+        self.block2 = ResidualBlock(width, 2 * width, stride=2)
+        self.block3 = ResidualBlock(2 * width, 4 * width, stride=2)
+        self.head = nn.Linear(4 * width, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images of shape ``[B, 3, 32, 32]`` to logits of shape ``[B, 10]``."""
+        """Map images of shape ``[B, channels, H, W]`` to logits of shape ``[B, 10]``."""
         out = F.relu(self.bn(self.conv(x)))
         out = self.block3(self.block2(self.block1(out)))
         return self.head(out.mean((-2, -1)))

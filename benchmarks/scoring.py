@@ -15,6 +15,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.datasets import Split
+from pyro_groupprior.collapse import CollapseWarning
 from pyro_groupprior.svi import ConvergenceWarning
 
 BINS = 15
@@ -26,16 +27,28 @@ def run(
     hidden: tuple[int, ...],
     seed: int,
 ) -> dict[str, Any]:
-    """Run and score one method; count its warnings that a loss was still falling."""
+    """Run and score one method, and count its warnings.
+
+    :return: What :func:`score` gives; ``seconds`` of the processor; ``falling``, warnings that a
+        loss still was; ``rolled_back``, repairs of a collapse; ``dead``, collapses left as they
+        were.
+    """
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ConvergenceWarning)
+        for category in (ConvergenceWarning, CollapseWarning):
+            warnings.simplefilter("always", category)
         function, noise = method(split, hidden)
-    falling = sum(issubclass(warning.category, ConvergenceWarning) for warning in told)
     seconds = time.process_time() - start
-    return score(function.detach(), noise, split) | {"seconds": seconds, "falling": falling}
+    collapses = [str(w.message) for w in told if issubclass(w.category, CollapseWarning)]
+    rolled_back = sum("Rolled back" in message for message in collapses)
+    return score(function.detach(), noise, split) | {
+        "seconds": seconds,
+        "falling": sum(issubclass(w.category, ConvergenceWarning) for w in told),
+        "rolled_back": rolled_back,
+        "dead": len(collapses) - rolled_back,
+    }
 
 
 def score(function: Tensor, noise: Tensor | None, split: Split) -> dict[str, float]:

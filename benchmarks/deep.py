@@ -1,0 +1,93 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Does the default end well in deeper nets, with no schedule set by hand?
+
+Four hidden layers of 100 ReLU units on diamonds (8,000 rows to train on, log price), and a ResNet
+of 8 layers, 8-16-32 channels wide, on Fashion-MNIST (10,000 images to train on, the official
+10,000 to score on), two splits each, by ``pgp.fit`` as it stands. "falling": warnings that the
+loss still was when it ended; "rolled back": collapses repaired on the way; "dead": collapses left
+as they were. Seconds are those of the processor, one thread.
+"""
+
+import argparse
+import functools
+import statistics
+from typing import Any
+
+import torch
+
+from benchmarks import datasets, default, peers, scoring, timing
+from benchmarks.cells import Cells
+from benchmarks.nets import ResNet8, relu_net
+
+SPLITS, WIDTHS = 2, (100,) * 4
+METHODS = {
+    "mlp diamonds": ("default", "ensemble", "dropout"),
+    "resnet fashion": ("default",),
+}
+
+
+def fit_mlp(split: datasets.Split, hidden: tuple[int, ...]) -> peers.Draws:
+    """Fit a net of linear layers by default."""
+    return default.fit(relu_net(split.x.shape[1], hidden), split)
+
+
+def fit_resnet(split: datasets.Split, hidden: tuple[int, ...]) -> peers.Draws:
+    """Fit the ResNet by default."""
+    return default.fit(ResNet8(channels=1, width=8), split)
+
+
+def run(case: str, seed: int, method: str) -> dict[str, Any]:
+    """Fit and score one net."""
+    kind, name = case.split()
+    if kind == "resnet":
+        split = datasets.classification(name, seed, images=True)
+        return scoring.run(fit_resnet, split, (), seed)
+    methods = {"default": fit_mlp, "ensemble": peers.ensemble, "dropout": peers.dropout}
+    return scoring.run(methods[method], datasets.regression(name, seed), WIDTHS, seed)
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Print a table for each net."""
+    figures: dict[str, float] = {}
+    for case, methods in METHODS.items():
+        second = ("accuracy", "ece") if case.startswith("resnet") else ("rmse", "coverage")
+        columns = ("nll", *second, "falling", "rolled_back", "dead", "seconds")
+        rows = []
+        for method in methods:
+            keys = [f"{case} {seed} {method}" for seed in range(SPLITS)]
+            runs = [cells[key] for key in keys if key in cells]
+            if runs:
+                means = {
+                    column: statistics.fmean(run[column] for run in runs) for column in columns
+                }
+                rows.append([method, str(len(runs)), *(f"{mean:.3g}" for mean in means.values())])
+                figures |= {f"{c}_{case.split()[1]}_{method}": mean for c, mean in means.items()}
+        if rows:
+            timing.print_table(case, ["method", "splits", *columns], rows)
+    return figures
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within two minutes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cells = Cells("deep", {"": [WIDTHS, default.MOST_DRAWS]})
+    if args.quick:
+        found = run("mlp diamonds", 0, "ensemble")
+        print("run now: mlp diamonds 0 ensemble", {k: round(v, 3) for k, v in found.items()})
+    else:
+        for seed in range(SPLITS):
+            for case, methods in METHODS.items():
+                for method in methods:
+                    make = functools.partial(run, case, seed, method)
+                    cells.get(f"{case} {seed} {method}", make)
+    print(f"\nall cells, by commit {cells.commits}")
+    timing.print_json(summary(cells.cells))
+
+
+if __name__ == "__main__":
+    main()
