@@ -107,10 +107,11 @@ def run_cell(data: str, depth: int, scale: float, kind: str) -> dict[str, Any]:
     adam = functools.partial(torch.optim.Adam, lr=SETTINGS["lr"])
     svi = pgp.PhasedSVI(model, guide, adam, callbacks=[watch], **options)
     start = time.perf_counter()
-    with warnings.catch_warnings(record=True) as alarms:
+    with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", CollapseWarning)
         svi.run([(x, y)], SETTINGS["steps"], progress=False)
     seconds = time.perf_counter() - start
+    alarms = [warning for warning in told if issubclass(warning.category, CollapseWarning)]
     last = watch.records[-1][-1]
     return {
         "r2_train": r2(model, guide, x, y),

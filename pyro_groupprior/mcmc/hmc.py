@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +131,11 @@ def run_hmc(
         args = tuple(move_batch(value, device) for value in args)
     check_batch(args, "args")
     devices = [device] if device is not None and device.type == "cuda" else []
-    # Validation would check every chain's every value, for a third of the time.
-    with torch.random.fork_rng(devices), pyro.validation_enabled(False), evaluation_mode(model):
+    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as unchecked:
         torch.manual_seed(seed)
         density = LogDensity(model, args)
+        # Validation would check every chain's every value, for a third of the time.
+        unchecked.enter_context(pyro.validation_enabled(False))
         position = density.unconstrain(_starts(density, start, num_chains))
         num_gradients = ascent_steps + num_steps * (warmup_steps + thin * num_samples)
         evaluate = _fast(value_and_gradient(density), position, num_gradients)

@@ -42,6 +42,19 @@ def test_a_net_recorded_is_the_net(soft):
             torch.testing.assert_close(graph(position), evaluate(position))
 
 
+@pytest.mark.parametrize("kind", ["Categorical", "Bernoulli", "Poisson", "Normal"])
+def test_every_likelihood_can_be_recorded(kind):
+    model = BayesianModule(nn.Linear(3, 2), getattr(likelihoods, kind)(), num_data=7)
+    y = torch.randint(2, (7,) if kind == "Categorical" else (7, 2))
+    density = LogDensity(model, (torch.randn(7, 3), y if kind != "Normal" else y.float()))
+    with pyro.validation_enabled(False):
+        evaluate = value_and_gradient(density)
+        position = torch.randn(4, density.size)
+        graph = recorded(evaluate, position)
+        assert graph is not evaluate
+        torch.testing.assert_close(graph(2 * position), evaluate(2 * position))
+
+
 def test_it_survives_a_disabled_gradient():
     evaluate = value_and_gradient(lambda z: z.square().sum(1))
     with torch.no_grad():
