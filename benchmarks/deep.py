@@ -73,6 +73,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
+    parser.add_argument("--only", choices=METHODS, help="one of the nets; default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cells = Cells("deep", {"": [WIDTHS, default.MOST_DRAWS]})
@@ -82,7 +83,7 @@ def main() -> None:
     else:
         for seed in range(SPLITS):
             for case, methods in METHODS.items():
-                for method in methods:
+                for method in methods if args.only in (None, case) else ():
                     make = functools.partial(run, case, seed, method)
                     cells.get(f"{case} {seed} {method}", make)
     print(f"\nall cells, by commit {cells.commits}")
