@@ -64,9 +64,7 @@ def recorded(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     moved = position + 0.01 * torch.randn_like(position)
-    again, expected = graph(moved), evaluate(moved)
-    same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(again, expected, strict=True))
-    return graph if same else evaluate
+    return graph if _agree(graph(moved), evaluate(moved)) else evaluate
 
 
 def compiled(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
@@ -90,6 +88,8 @@ def compiled(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
         again = fast(position)
     except RuntimeError:
         return evaluate
-    expected = evaluate(position)
-    same = all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(again, expected, strict=True))
-    return fast if same else evaluate
+    return fast if _agree(again, evaluate(position)) else evaluate
+
+
+def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
+    return all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(found, expected, strict=True))
