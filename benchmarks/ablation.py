@@ -14,15 +14,11 @@ import dataclasses
 import functools
 import math
 import statistics
-import time
 from typing import Any
 
-import pyro
-
 import pyro_groupprior as pgp
-from benchmarks import candidates, datasets, timing
+from benchmarks import candidates, datasets, scoring, timing
 from benchmarks.cells import Cells
-from benchmarks.scoring import score
 
 SPLITS = 5
 WIDTH, ROWS, GROUPS, PHASES = 50, 804, 8, 6
@@ -72,8 +68,6 @@ def run(case: Case, seed: int) -> dict[str, Any]:
     """Train and score one case on one split."""
     whole = datasets.regression("concrete", seed)
     split = dataclasses.replace(whole, x=whole.x[: case.rows], y=whole.y[: case.rows])
-    pyro.clear_param_store()
-    pyro.set_rng_seed(seed)
     options: dict[str, Any] = {"grouping": case.kind}
     if case.kind in ("weights", "units"):
         units = case.kind == "units"
@@ -87,11 +81,8 @@ def run(case: Case, seed: int) -> dict[str, Any]:
                 phases=case.phases,
             )
         }
-    start = time.process_time()
-    guide = functools.partial(pgp.AutoMeanField, local_reparam=True)
-    hidden = (case.width,) * case.depth
-    function, noise = candidates.guided(split, hidden, guide=guide, **options)
-    return score(function, noise, split) | {"seconds": time.process_time() - start}
+    method = functools.partial(candidates.guided, guide=candidates.LOCAL, **options)
+    return scoring.run(method, split, (case.width,) * case.depth, seed)
 
 
 def cases() -> list[Case]:

@@ -150,30 +150,30 @@ def sampled(model: Any, split: Split, start: Any = None) -> dict[str, Tensor]:
     return result.get_samples()
 
 
-_LOCAL = functools.partial(pgp.AutoMeanField, local_reparam=True)
+LOCAL = functools.partial(pgp.AutoMeanField, local_reparam=True)
 
 #: By name; the first is what the distance to NUTS is measured from.
 CANDIDATES: dict[str, Callable[[Split, tuple[int, ...]], Draws]] = {
     "pyro": functools.partial(plain_pyro, careful=True),
     "pyro_default_start": functools.partial(plain_pyro, careful=False),
     "mean_field_no_local": functools.partial(guided, guide=pgp.AutoMeanField),
-    "mean_field": functools.partial(guided, guide=_LOCAL),
-    "mean_field_4_draws": functools.partial(guided, guide=_LOCAL, draws=4),
-    "mean_field_fixed": functools.partial(guided, guide=_LOCAL, loc=0.0, scale=1.0),
-    "mean_field_row": functools.partial(guided, guide=_LOCAL, grouping="row"),
-    "mean_field_column": functools.partial(guided, guide=_LOCAL, grouping="column"),
-    "mean_field_weights": lambda *on: guided(*on, guide=_LOCAL, regroup=weights_regrouped()),
-    "mean_field_units": lambda *on: guided(*on, guide=_LOCAL, regroup=units_regrouped()),
-    "mean_field_naive": lambda *on: guided(*on, guide=_LOCAL, regroup=naively_regrouped()),
+    "mean_field": functools.partial(guided, guide=LOCAL),
+    "mean_field_4_draws": functools.partial(guided, guide=LOCAL, draws=4),
+    "mean_field_fixed": functools.partial(guided, guide=LOCAL, loc=0.0, scale=1.0),
+    "mean_field_row": functools.partial(guided, guide=LOCAL, grouping="row"),
+    "mean_field_column": functools.partial(guided, guide=LOCAL, grouping="column"),
+    "mean_field_weights": lambda *on: guided(*on, guide=LOCAL, regroup=weights_regrouped()),
+    "mean_field_units": lambda *on: guided(*on, guide=LOCAL, regroup=units_regrouped()),
+    "mean_field_naive": lambda *on: guided(*on, guide=LOCAL, regroup=naively_regrouped()),
     "low_rank": functools.partial(guided, guide=pgp.AutoLowRank),
     "full_rank": functools.partial(guided, guide=pgp.AutoFullRank),
-    "mixture_column": functools.partial(mixture, guide=_LOCAL, grouping="column"),
+    "mixture_column": functools.partial(mixture, guide=LOCAL, grouping="column"),
     "hmc": hmc,
     "hmc_fixed": functools.partial(hmc, loc=0.0, scale=1.0),
     "hmc_column": functools.partial(hmc, grouping="column"),
-    "hmc_from_guide": functools.partial(hmc_after, guide=_LOCAL),
-    "hmc_weights": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=weights_regrouped()),
-    "hmc_units": lambda *on: hmc_after(*on, guide=_LOCAL, regroup=units_regrouped()),
+    "hmc_from_guide": functools.partial(hmc_after, guide=LOCAL),
+    "hmc_weights": lambda *on: hmc_after(*on, guide=LOCAL, regroup=weights_regrouped()),
+    "hmc_units": lambda *on: hmc_after(*on, guide=LOCAL, regroup=units_regrouped()),
     "row_covariance": peers.row_covariance,
     "moments": peers.moments,
     "ivon": peers.ivon,

@@ -32,9 +32,7 @@ from benchmarks import candidates, datasets, judged, timing
 from benchmarks.cells import Cells
 from benchmarks.scoring import score
 
-GUIDE = functools.partial(pgp.AutoMeanField, local_reparam=True)
 ELBOS, GOOD_K, SPLITS = 200, 0.7, 1
-
 
 #: By name: options of the model, and how its groups are found.
 PRIORS: dict[str, tuple[dict[str, Any], Callable[[], pgp.Regroup] | None]] = {
@@ -56,12 +54,11 @@ def fit(
 ) -> tuple[pgp.BayesianModule, dict[str, torch.Tensor], float]:
     """Fit one setting: the model, draws, and the negative ELBO a row (NaN for HMC)."""
     options, regroup = PRIORS[prior]
-    options = {**options, "regroup": None if regroup is None else regroup()}
     if kind == "hmc" and regroup is None:
-        del options["regroup"]
         model = candidates.bayesian(split, hidden, **options)
         return model, candidates.sampled(model, split), math.nan
-    svi = candidates.trained(split, hidden, guide=GUIDE, **options)
+    options = {**options, "regroup": None if regroup is None else regroup()}
+    svi = candidates.trained(split, hidden, guide=candidates.LOCAL, **options)
     if kind == "hmc":
         return svi.model, candidates.sampled(svi.model, split, svi.guide), math.nan
     losses = [svi.evaluate_loss(split.x, split.y) for _ in range(ELBOS)]

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from .batch import device_of
 from .guides import AutoMeanField, SiteGuide
 from .mcmc import run_hmc
 from .nn import BayesianModule
 from .regrouping import Regroup
 from .svi import PhasedSVI
+from .svi.random_state import get_random_state, set_random_state
 
 METHODS = ("auto", "hmc", "svi")
 # Rows times weights: above it, HMC takes many minutes on one core.
@@ -86,17 +86,14 @@ def fit(
 def _guide(
     model: BayesianModule, x: Tensor, y: Tensor, regroup: Regroup | None, seed: int, progress: bool
 ) -> SiteGuide:
-    device = device_of(model)
-    devices = [device] if device is not None and device.type == "cuda" else []
-    numpys = np.random.get_state()  # clusterers may draw from it
+    state = get_random_state()
     try:
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
-            svi.run(_batches(x, y), progress=progress)
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # clusterers may draw from it
+        svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
+        svi.run(_batches(x, y), progress=progress)
     finally:
-        np.random.set_state(numpys)
+        set_random_state(*state)
     return svi.guide
 
 

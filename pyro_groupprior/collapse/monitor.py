@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..svi.callbacks import Callback
 from ..svi.parameters import quiet
-from .output import passes_input
+from .output import passing_input
 from .signal import GROUP, Signal, signals_of
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class CollapseMonitor(Callback):
 
     def _judge(self, svi: PhasedSVI, signals: Sequence[Signal]) -> list[Signal]:
         fresh = []
-        for signal in signals:
-            if signal.kind == GROUP:
-                continue
+        judged = [signal for signal in signals if signal.kind != GROUP]
+        low = {signal for signal in judged if not signal.signal >= self.threshold}
+        low -= passing_input(svi, low)
+        for signal in judged:
             key = _key(signal)
-            if signal.signal >= self.threshold or passes_input(svi, signal):
+            if signal not in low:
                 self._below.pop(key, None)
                 self._dead.pop(key, None)
                 continue

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,14 +46,16 @@ def is_cut_off(svi: PhasedSVI, dead: Sequence[Signal]) -> bool:
     return False
 
 
-def passes_input(svi: PhasedSVI, part: Signal) -> bool:
+def passing_input(svi: PhasedSVI, parts: Iterable[Signal]) -> set[Signal]:
     """
-    Whether a layer passes on its net's input, little signal as its weights may have: all of the
-    input has to go through it, and the outputs that weights drawn from the posterior give for the
-    rows of the last batch agree. Means may be small beside the noise of weights whose inputs are
-    pruned.
+    Those layers that pass on their net's input, little signal as their weights may have: all of
+    the input has to go through them, and the outputs that weights drawn from the posterior give for
+    the rows of the last batch agree. Means may be small beside the noise of weights whose inputs
+    are pruned.
     """
-    return part.kind == LAYER and is_cut_off(svi, [part]) and agreement(svi, part.site) > AGREEMENT
+    cut = [part for part in parts if part.kind == LAYER and is_cut_off(svi, [part])]
+    agree = {site for site in {part.site for part in cut} if agreement(svi, site) > AGREEMENT}
+    return {part for part in cut if part.site in agree}
 
 
 def agreement(svi: PhasedSVI, name: str) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 
 from pyro_groupprior import AutoMeanField, BayesianModule, PhasedSVI, likelihoods
 from pyro_groupprior.collapse import CollapseMonitor
-from pyro_groupprior.collapse.output import agreement, is_cut_off, passes_input
+from pyro_groupprior.collapse.output import agreement, is_cut_off, passing_input
 from pyro_groupprior.collapse.signal import LAYER, signals_of
 
 TINY = -20.0  # a standard deviation of nearly nothing, before softplus
@@ -65,7 +65,7 @@ def test_a_layer_among_pruned_inputs_is_alive(pruned):
     last = layers(pruned)["2.weight"]
     assert last.signal < 0.1 and is_cut_off(pruned, [last])
     assert agreement(pruned, "weights") == pytest.approx(1.0)
-    assert passes_input(pruned, last)
+    assert passing_input(pruned, [last]) == {last}
     monitor = CollapseMonitor()
     monitor.check(pruned)
     monitor.check(pruned)
@@ -78,7 +78,7 @@ def test_a_layer_without_signal_is_not(pruned):
         pruned.guide.locs["weights"][where] = 0.0
         pruned.guide.unconstrained_scales["weights"][where] = 1.0
     last = layers(pruned)["2.weight"]
-    assert is_cut_off(pruned, [last]) and not passes_input(pruned, last)
+    assert is_cut_off(pruned, [last]) and not passing_input(pruned, [last])
     assert agreement(pruned, "weights") < 0.5
 
 
