@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,38 @@ def move_batch(value: Any, device: torch.device) -> Any:
         items = [move_batch(item, device) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def take_rows(value: Any, rows: Tensor) -> Any:
+    """Rows of tensors, in any nesting of lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Mapping):
+        return {key: take_rows(item, rows) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [take_rows(item, rows) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+    return value
+
+
+def count_rows(value: Any, where: str = "batch") -> int:
+    """
+    How many rows all tensors have, in any nesting of lists, tuples and dictionaries.
+
+    :raises ValueError: if there is none, or they differ.
+    """
+    found = sorted(set(_row_counts(value)))
+    if len(found) != 1:
+        raise ValueError(f"{where}: expected tensors of as many rows each, got {found} rows")
+    return found[0]
+
+
+def _row_counts(value: Any) -> Iterator[int]:
+    if isinstance(value, Tensor) and value.dim():
+        yield len(value)
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _row_counts(item)
 
 
 def device_of(model: Any) -> torch.device | None:

@@ -5,24 +5,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from .guides import AutoMeanField, SiteGuide
-from .mcmc import run_hmc
-from .nn import BayesianModule
+from .mcmc import run_hmc, run_sgmcmc
+from .nn import BayesianModule, evaluation_mode
 from .regrouping import Regroup
 from .svi import PhasedSVI
 from .svi.random_state import get_random_state, set_random_state
 
-METHODS = ("auto", "hmc", "svi")
-# Rows times weights: above it, HMC takes many minutes on one core.
-LARGE = 10_000_000
-WHOLE = 2048  # so many rows at most are one batch
+METHODS = ("auto", "hmc", "sgmcmc", "svi")
+# Floating-point operations of the net: for all rows, and for one batch. On one core HMC takes a
+# few minutes at the first, stochastic-gradient MCMC some twenty at the second.
+MOST_FOR_HMC, MOST_FOR_SGMCMC = 10_000_000, 50_000_000
+WHOLE = 2048  # so many rows at most are one batch of SVI
 BATCH = 256
 
+Batches = list[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, ...]]
 Posterior = SiteGuide | dict[str, Tensor]
 
 
@@ -37,12 +42,22 @@ def fit(
     progress: bool = True,
 ) -> Posterior:
     """
-    Find a net's posterior with no more to be said: by HMC where rows times weights are at most ten
-    million, else by SVI with :class:`AutoMeanField` and local reparametrisation, until it has
-    converged. HMC predicts better (``benchmarks/gap.py``): a mean-field posterior of a net has to
-    give up most of what its weights know together.
+    Find a net's posterior with no more to be said: by eight chains, as far as they are affordable,
+    since a mean-field posterior of a net has to give up most of what its weights know together
+    (``benchmarks/gap.py``).
 
-    To regroup before HMC, the groups are found by SVI, and the chains start from its guide.
+    ====================  =========================================================================
+    ``"hmc"``             :func:`~pyro_groupprior.mcmc.run_hmc`, where the net takes at most ten
+                          million floating-point operations for all rows: with dense layers, rows
+                          times weights of five million
+    ``"sgmcmc"``          :func:`~pyro_groupprior.mcmc.run_sgmcmc`, where it takes at most fifty
+                          million for a batch of 256 rows: 100,000 weights in dense layers
+    ``"svi"``             else: SVI with :class:`AutoMeanField` and local reparametrisation, until
+                          it has converged
+    ====================  =========================================================================
+
+    Groups, and point parameters such as those of norm layers, are found by SVI; chains then start
+    from its guide.
 
     Example::
 
@@ -53,12 +68,12 @@ def fit(
         >>> predict(model, posterior, x).mean.shape
         torch.Size([40, 1])
 
-    :param BayesianModule model: with a likelihood, and ``num_data`` if there are more than 2,048
-        rows: these are taken in batches of 256.
+    :param BayesianModule model: with a likelihood, and with ``num_data``, unless it is small:
+        many rows are taken in batches of 256.
     :param Tensor x: inputs, all of them.
     :param Tensor y: what was observed.
     :param Regroup regroup: groups to be found on the way; give it ``phases``.
-    :param str method: ``"hmc"`` or ``"svi"``, or ``"auto"``.
+    :param str method: one of the table, or ``"auto"`` to choose by size.
     :param int seed: the same seed gives the same posterior. The process keeps its random state.
     :param bool progress: show progress bars.
     :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
@@ -72,15 +87,29 @@ def fit(
     if len(x) != len(y):
         raise ValueError(f"x, y: expected as many rows, got {len(x)} and {len(y)}")
     if method == "auto":
-        method = "hmc" if len(x) * model.layout.num_weights <= LARGE else "svi"
-    if method == "hmc" and regroup is None:
-        return run_hmc(model, x, y, seed=seed, progress=progress).get_samples()
-    guide = _guide(model, x, y, regroup, seed, progress)
-    if method == "svi":
+        method = _by_size(model, x)
+    trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
+    guide = _guide(model, x, y, regroup, seed, progress) if trained else None
+    if guide is not None and method == "svi":
         return guide
-    # The guide's draws are where a posterior has its mass: there is nothing left to climb.
-    result = run_hmc(model, x, y, start=guide, ascent_steps=0, seed=seed, progress=progress)
-    return result.get_samples()
+    options: dict[str, Any] = {"start": guide, "seed": seed, "progress": progress}
+    if guide is not None:
+        options["ascent_steps"] = 0  # its draws are where a posterior has its mass
+    if method == "hmc":
+        return run_hmc(model, x, y, **options).get_samples()
+    return run_sgmcmc(model, x, y, batch_size=BATCH, **options).get_samples()
+
+
+def _by_size(model: BayesianModule, x: Tensor) -> str:
+    rows = x[:BATCH]
+    weights = model.initial_weights()
+    with torch.no_grad(), evaluation_mode(model), FlopCounterMode(display=False) as counter:
+        model.call_net(weights, rows)
+    # Some layers are not counted, such as recurrent ones.
+    for_one = max(counter.get_total_flops() / max(len(rows), 1), 2 * len(weights))
+    if for_one * len(x) <= MOST_FOR_HMC:
+        return "hmc"
+    return "sgmcmc" if for_one * BATCH <= MOST_FOR_SGMCMC else "svi"
 
 
 def _guide(
@@ -97,7 +126,7 @@ def _guide(
     return svi.guide
 
 
-def _batches(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, ...]]:
+def _batches(x: Tensor, y: Tensor) -> Batches:
     if len(x) <= WHOLE:
         return [(x, y)]
     data = TensorDataset(x, y)

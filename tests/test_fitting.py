@@ -12,8 +12,8 @@ from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior import AutoMeanField, BayesianModule, Regroup, fit, likelihoods
-from pyro_groupprior.fitting import _batches
-from pyro_groupprior.mcmc import run_hmc
+from pyro_groupprior.fitting import _batches, _by_size
+from pyro_groupprior.mcmc import run_hmc, run_sgmcmc
 from tests.svi.runs import Planned
 
 COEFFICIENTS = torch.tensor([[1.0], [-2.0], [0.3]])
@@ -31,6 +31,9 @@ def data():
 def short_chains(monkeypatch):
     options = {"num_samples": 100, "warmup_steps": 50, "num_chains": 4, "num_steps": 5}
     monkeypatch.setattr("pyro_groupprior.fitting.run_hmc", functools.partial(run_hmc, **options))
+    options = {"warmup_steps": 1500, "ascent_steps": 300, "thin": 30}
+    short = functools.partial(run_sgmcmc, **options)
+    monkeypatch.setattr("pyro_groupprior.fitting.run_sgmcmc", short)
 
 
 def linear():
@@ -54,9 +57,21 @@ def test_small_models_are_sampled(data):
     torch.testing.assert_close(torch.cov(weights.T), covariance, rtol=0.3, atol=1e-3)
 
 
+def test_larger_ones_take_minibatches(data, monkeypatch):
+    monkeypatch.setattr("pyro_groupprior.fitting.MOST_FOR_HMC", 359)  # 60 rows, 3 weights
+    monkeypatch.setattr("pyro_groupprior.fitting.BATCH", 20)
+    draws = fit(linear(), *data, progress=False)
+    mean, precision = exact(*data)
+    sd = precision.inverse().diagonal().sqrt()
+    assert draws["weights"].shape == (800, 3)
+    assert ((draws["weights"].mean(0) - mean).abs() < 0.3 * sd).all()
+    torch.testing.assert_close(draws["weights"].std(0), sd, rtol=0.2, atol=0.0)
+
+
 @pytest.mark.parametrize("method", ["auto", "svi"])
 def test_large_ones_get_a_guide(data, method, monkeypatch):
-    monkeypatch.setattr("pyro_groupprior.fitting.LARGE", 179)
+    monkeypatch.setattr("pyro_groupprior.fitting.MOST_FOR_HMC", 359)
+    monkeypatch.setattr("pyro_groupprior.fitting.MOST_FOR_SGMCMC", 1535)  # 256 rows
     guide = fit(linear(), *data, method=method, progress=False)
     assert isinstance(guide, AutoMeanField) and guide.local_reparam
     mean, precision = exact(*data)
@@ -85,6 +100,32 @@ def test_a_seed_gives_the_same_and_leaves_the_process_alone(data):
     assert torch.equal(one.moments("weights")[0], two.moments("weights")[0])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_the_size_of_a_convolution_is_that_of_its_work():
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 26 * 26, 10))
+    model = BayesianModule(net, likelihoods.Categorical(), num_data=1000)
+    x = torch.zeros(1000, 1, 28, 28)
+    # 2 * (9 * 8 * 26 * 26 + 8 * 26 * 26 * 10) = 205,504 a row
+    assert _by_size(model, x[:40]) == "hmc"
+    assert _by_size(model, x[:50]) == "svi"  # 52.6 million a batch
+    assert _by_size(linear(), torch.zeros(2_000_000, 3)) == "sgmcmc"
+
+
+def test_what_counters_do_not_see_counts_by_its_weights(data):
+    model = BayesianModule(nn.Embedding(100, 100), likelihoods.Normal(), num_data=600)
+    assert _by_size(model, torch.zeros(500, dtype=torch.long)) == "hmc"
+    assert _by_size(model, torch.zeros(501, dtype=torch.long)) == "sgmcmc"
+
+
+def test_point_parameters_are_learned_before_chains_start(data):
+    net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1))
+    model = BayesianModule(net, likelihoods.Normal(), num_data=60)
+    before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
+    draws = fit(model, *data, progress=False)
+    after = [p for p in model.parameters() if p.requires_grad]
+    assert draws["weights"].shape[0] == 400
+    assert len(before) == 2 and not any(map(torch.equal, before, after))
 
 
 def test_many_rows_come_in_batches():

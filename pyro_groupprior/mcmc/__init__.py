@@ -8,14 +8,17 @@ from .gibbs import GibbsGroups
 from .hmc import HMCResult, run_hmc
 from .result import GibbsResult
 from .run import run_gibbs
+from .sgmcmc import SGMCMCResult, run_sgmcmc
 
 __all__ = [
     "EnumeratedPosterior",
     "GibbsGroups",
     "GibbsResult",
     "HMCResult",
+    "SGMCMCResult",
     "enumerate_assignments",
     "linear_log_evidence",
     "run_gibbs",
     "run_hmc",
+    "run_sgmcmc",
 ]

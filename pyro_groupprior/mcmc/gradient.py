@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from torch import Tensor
 # Documented under torch.func as the way to see what a transform does, though its home is not.
 from torch.fx.experimental.proxy_tensor import make_fx
 
-ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Of positions [C, D] and, where there are any, data.
+ValueAndGradient = Callable[..., tuple[Tensor, Tensor]]
+WORTH_COMPILING = 5_000  # gradients: a small net's take that many milliseconds more uncompiled
 
 
-def value_and_gradient(density: Callable[[Tensor], Tensor]) -> ValueAndGradient:
+def value_and_gradient(density: Callable[..., Tensor]) -> ValueAndGradient:
     """
     The function that gives a log-density and its gradient, run op by op as written.
 
@@ -27,13 +30,14 @@ def value_and_gradient(density: Callable[[Tensor], Tensor]) -> ValueAndGradient:
         (tensor([1., 1.]), tensor([[2.],
                 [2.]]))
 
-    :param callable density: of positions ``[C, D]``, gives ``[C]``; each chain's for itself.
+    :param callable density: of positions ``[C, D]``, and of data where there are any, gives
+        ``[C]``; each chain's for itself.
     """
 
-    def evaluate(position: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(position: Tensor, *data: Any) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             position = position.detach().requires_grad_(True)
-            value = density(position)
+            value = density(position, *data)
             # Chains do not depend on each other: one backward pass serves all.
             (gradient,) = torch.autograd.grad(value.sum(), position)
         return value.detach(), gradient
@@ -41,7 +45,30 @@ def value_and_gradient(density: Callable[[Tensor], Tensor]) -> ValueAndGradient:
     return evaluate
 
 
-def recorded(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
+def fast(
+    evaluate: ValueAndGradient, num_calls: int, position: Tensor, *data: Any
+) -> ValueAndGradient:
+    """
+    The same function as fast as it is worth for so many calls.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.gradient import fast, value_and_gradient
+        >>> evaluate = value_and_gradient(lambda position: position.square().sum(1))
+        >>> fast(evaluate, 10, torch.ones(2, 1))(torch.full((2, 1), 2.0))[0]
+        tensor([4., 4.])
+
+    :param int num_calls: how often it will be called: by number, not by time, since the same seed
+        is to give the same draws.
+    :param Tensor position: of the shape that it will be called with.
+    :param data: likewise.
+    """
+    graph = recorded(evaluate, position, *data)
+    worth = graph is not evaluate and num_calls >= WORTH_COMPILING
+    return compiled(graph, position, *data) if worth else graph
+
+
+def recorded(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueAndGradient:
     """
     The same function without the Python around its tensor operations, which are recorded at one
     position: Pyro's handlers take as long as a small net. What cannot be recorded (a model whose
@@ -56,18 +83,19 @@ def recorded(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
         tensor([4., 4.])
 
     :param Tensor position: of the shape that it will be called with.
+    :param data: likewise.
     """
     try:
-        graph = make_fx(evaluate)(position)
+        graph = make_fx(evaluate)(position, *data)
     except RuntimeError:  # a value was asked for
         return evaluate
     graph.graph.eliminate_dead_code()
     graph.recompile()
     moved = position + 0.01 * torch.randn_like(position)
-    return graph if _agree(graph(moved), evaluate(moved)) else evaluate
+    return graph if _agree(graph(moved, *data), evaluate(moved, *data)) else evaluate
 
 
-def compiled(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
+def compiled(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueAndGradient:
     """
     The same function by :func:`torch.compile`, which takes some seconds, for a shape that is new
     to the machine some dozen. Without a working compiler it is given back as it is.
@@ -82,13 +110,14 @@ def compiled(evaluate: ValueAndGradient, position: Tensor) -> ValueAndGradient:
 
     :param callable evaluate: what :func:`recorded` gives: tensor operations only.
     :param Tensor position: of the shape that it will be called with.
+    :param data: likewise.
     """
-    fast = torch.compile(evaluate, dynamic=False)
+    translated = torch.compile(evaluate, dynamic=False)
     try:
-        again = fast(position)
+        again = translated(position, *data)
     except RuntimeError:
         return evaluate
-    return fast if _agree(again, evaluate(position)) else evaluate
+    return translated if _agree(again, evaluate(position, *data)) else evaluate
 
 
 def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:

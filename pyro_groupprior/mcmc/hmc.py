@@ -5,30 +5,30 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..batch import check_batch, device_of, move_batch
-from ..guides import init_to_weights, posterior_draws
-from ..nn import BayesianModule, evaluation_mode
+from ..nn import evaluation_mode
 from .adaptation import Adaptation
-from .gradient import ValueAndGradient, compiled, recorded, value_and_gradient
-from .log_density import LogDensity, latent_nodes
+from .draws import ChainDraws
+from .gradient import ValueAndGradient, fast, value_and_gradient
+from .log_density import LogDensity
+from .starts import ascend, chain_starts
 
 TARGET = 0.8  # probability of acceptance aimed at
-WORTH_COMPILING = 5_000  # gradients: a small net's take that many milliseconds more uncompiled
 
 
 @dataclass(frozen=True)
-class HMCResult:
+class HMCResult(ChainDraws):
     """
     Draws of :func:`run_hmc`.
 
@@ -41,23 +41,11 @@ class HMCResult:
     :param Tensor inverse_mass: likewise, shape ``[D]``.
     """
 
-    samples: dict[str, Tensor]
     log_joint: Tensor
     accept_prob: Tensor
     divergences: Tensor
     step_size: float
     inverse_mass: Tensor
-
-    def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
-        """
-        The draws, as :meth:`pyro.infer.MCMC.get_samples` gives them: what
-        :func:`~pyro_groupprior.predict` and :func:`~pyro_groupprior.save_draws` take.
-
-        :param bool group_by_chain: keep ``[chains, draws, ...]`` apart.
-        """
-        if group_by_chain:
-            return dict(self.samples)
-        return {name: value.flatten(0, 1) for name, value in self.samples.items()}
 
 
 def run_hmc(
@@ -131,15 +119,16 @@ def run_hmc(
         args = tuple(move_batch(value, device) for value in args)
     check_batch(args, "args")
     devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as unchecked:
+    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as stack:
         torch.manual_seed(seed)
+        stack.enter_context(torch.no_grad())  # the net may have point parameters
         density = LogDensity(model, args)
         # Validation would check every chain's every value, for a third of the time.
-        unchecked.enter_context(pyro.validation_enabled(False))
-        position = density.unconstrain(_starts(density, start, num_chains))
+        stack.enter_context(pyro.validation_enabled(False))
+        position = density.unconstrain(chain_starts(density, start, num_chains))
         num_gradients = ascent_steps + num_steps * (warmup_steps + thin * num_samples)
-        evaluate = _fast(value_and_gradient(density), position, num_gradients)
-        position = _ascend(evaluate, position, ascent_steps)
+        evaluate = fast(value_and_gradient(density), num_gradients, position)
+        position = ascend(evaluate, position, itertools.repeat((), ascent_steps))
         chains = _Chains(evaluate, position, num_steps)
         adaptation = Adaptation(density.size, warmup_steps, TARGET, position)
         bar = tqdm(total=warmup_steps + thin * num_samples, disable=not progress, unit="move")
@@ -166,13 +155,6 @@ def run_hmc(
         adaptation.step_size,
         adaptation.inverse_mass,
     )
-
-
-def _fast(evaluate: ValueAndGradient, position: Tensor, num_calls: int) -> ValueAndGradient:
-    graph = recorded(evaluate, position)
-    # By number, not by time: the same seed is to give the same draws.
-    worth = graph is not evaluate and num_calls >= WORTH_COMPILING
-    return compiled(graph, position) if worth else graph
 
 
 class _Chains:
@@ -207,46 +189,3 @@ class _Chains:
         self.gradient = torch.where(accept[:, None], gradient, self.gradient)
         self.log_joint = torch.where(accept, log_joint, self.log_joint)
         return accept_prob, change < -1000
-
-
-def _ascend(evaluate: ValueAndGradient, position: Tensor, num_steps: int) -> Tensor:
-    """Some steps of Adam uphill."""
-    position = position.clone()
-    optimizer = torch.optim.Adam([position], lr=0.01)
-    for _ in range(num_steps):
-        _, gradient = evaluate(position)
-        position.grad = -gradient
-        optimizer.step()
-    return position.detach()
-
-
-def _starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[str, Tensor]:
-    """Values of the model's own latent sites, each ``[C, ...]``."""
-    model, args = density.original, density.args
-    if start is None:
-        nets = [_fresh_values(model, args) for _ in range(num_chains)]
-        return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
-    if isinstance(start, Mapping):
-        short = [name for name, value in start.items() if len(value) != num_chains]
-        if short:
-            raise ValueError(f"start: expected {num_chains} values of each site, not of {short}")
-        return start
-    if not callable(start):
-        raise TypeError(f"start: expected a guide or values by site, got {type(start).__name__}")
-    return posterior_draws(start, num_chains, *args)
-
-
-def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Weights as newly initialised, all else at the prior median."""
-    if isinstance(model, nn.Module):
-        model = copy.deepcopy(model)
-        for module in model.modules():
-            if isinstance(module, BayesianModule):
-                for part in module.net.modules():
-                    reset = getattr(part, "reset_parameters", None)
-                    if callable(reset):
-                        reset()
-    with torch.no_grad():
-        started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
-        trace = pyro.poutine.trace(started).get_trace(*args)
-    return {name: node["value"].detach() for name, node in latent_nodes(trace).items()}

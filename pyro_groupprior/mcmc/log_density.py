@@ -79,13 +79,14 @@ class LogDensity:
             raise ValueError("model: expected latent sites, found none")
         self.size = start
 
-    def __call__(self, position: Tensor) -> Tensor:
+    def __call__(self, position: Tensor, *args: Any) -> Tensor:
         """
         :param Tensor position: shape ``[C, size]``.
+        :param args: what the model is run with; default: what it was built with.
         :return: log-densities with respect to it, but for a constant: shape ``[C]``.
         """
         values, total = self._values(position)
-        for log_prob in self._run(values).log_probs:
+        for log_prob in self._run(values, args or self.args).log_probs:
             if log_prob.dim() > self.depth:  # others are the same for all chains
                 total = total + log_prob.reshape(len(log_prob), -1).sum(1)
         return total
@@ -98,7 +99,7 @@ class LogDensity:
         """
         with torch.no_grad():
             values, _ = self._values(position)
-            found_values = self._run(values).values if self.centered else values
+            found_values = self._run(values, self.args).values if self.centered else values
         own = {f"{name}_decentered": name for name in self.centered}
         found = {}
         for name, latent in self.sites.items():
@@ -143,10 +144,10 @@ class LogDensity:
             values[name] = value.reshape(num_chains, *ones, *latent.batch, *latent.event)
         return values, total
 
-    def _run(self, values: dict[str, Tensor]) -> _Evaluate:
+    def _run(self, values: dict[str, Tensor], args: tuple[Any, ...]) -> _Evaluate:
         num_chains = len(next(iter(values.values())))
         with _Evaluate(values) as evaluate, pyro.plate(CHAINS, num_chains, dim=-self.depth - 1):
-            self.model(*self.args)
+            self.model(*args)
         return evaluate
 
 

@@ -13,21 +13,7 @@ from torch import nn
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc import run_hmc
 from pyro_groupprior.mcmc.adaptation import Adaptation
-
-
-def linear(x, y):
-    """A regression with a known prior and known noise, whose posterior is normal."""
-    groups = pgp.Assignment(torch.zeros(x.shape[1], dtype=torch.long))
-    beta = pgp.group_prior("beta", groups, loc=0.5, scale=2.0)
-    with pyro.plate("data", len(x)):
-        # Outer plates put dimensions in front, which a matrix product would not see.
-        pyro.sample("y", dist.Normal((x * beta).sum(-1), 0.7), obs=y)
-
-
-def exact(x, y):
-    precision = x.T @ x / 0.7**2 + torch.eye(x.shape[1]) / 2.0**2
-    covariance = precision.inverse()
-    return covariance @ (x.T @ y / 0.7**2 + 0.5 / 2.0**2), covariance
+from tests.mcmc.known import exact, linear
 
 
 def test_moments_of_a_conjugate_regression():

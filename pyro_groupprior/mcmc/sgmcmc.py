@@ -1,0 +1,184 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Stochastic-gradient MCMC with all chains side by side."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..batch import check_batch, count_rows, device_of, move_batch, take_rows
+from ..nn import evaluation_mode
+from ..svi.checks import check_num_data
+from .draws import ChainDraws
+from .gradient import fast, value_and_gradient
+from .langevin import Batch, LangevinAdaptation
+from .log_density import LogDensity
+from .starts import ascend, chain_starts
+
+FIRST_LOOKS = 10  # at the curvature, before the first step
+BETWEEN_LOOKS, BETWEEN_DIFFERENCES = 50, 10  # steps
+HOT = 1.3  # temperature that is warned of, and five standard errors on top
+
+
+@dataclass(frozen=True)
+class SGMCMCResult(ChainDraws):
+    """
+    Draws of :func:`run_sgmcmc`.
+
+    :param samples: the model's latent sites by name, each ``[chains, draws, ...]``.
+    :param Tensor temperature: mean square of each chain's momenta after the warm-up, ``[chains]``:
+        1 where it draws from the posterior; above it, the posterior is drawn too wide.
+    :param Tensor step_size: of each chain and unconstrained latent, ``[chains, D]``.
+    """
+
+    temperature: Tensor
+    step_size: Tensor
+
+
+def run_sgmcmc(
+    model: Callable[..., Any],
+    *args: Any,
+    batch_size: int = 256,
+    start: Any = None,
+    num_samples: int = 100,
+    warmup_steps: int = 8000,
+    num_chains: int = 8,
+    memory: float = 80.0,
+    ascent_steps: int = 2000,
+    thin: int = 80,
+    seed: int = 0,
+    progress: bool = True,
+) -> SGMCMCResult:
+    """
+    Sample a posterior by underdamped Langevin dynamics on minibatches (Chen et al. 2014,
+    "Stochastic gradient Hamiltonian Monte Carlo"; integrator BAOA), all chains at once, for data
+    too large for :func:`run_hmc`. Nothing is rejected: draws are as good as the steps are small,
+    so these are chosen while warming up, for each chain and site, from its curvature and the
+    noise of the minibatches, for which the injected noise makes room
+    (:class:`~pyro_groupprior.mcmc.langevin.LangevinAdaptation`).
+
+    Every chain starts from a net of its own and climbs first. Point parameters, such as those of
+    norm layers, stay as they are. The rows of each batch are drawn with replacement: the noise of
+    batches that take turns is not independent, and to make room for it would cool the chains.
+
+    Example::
+
+        >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=9)
+        >>> x = torch.randn(9, 2)
+        >>> options = {"num_samples": 5, "warmup_steps": 50, "num_chains": 2, "thin": 4}
+        >>> result = mcmc.run_sgmcmc(model, x, x[:, :1], batch_size=6, progress=False, **options)
+        >>> result.samples["weights"].shape
+        torch.Size([2, 5, 3])
+        >>> predict(model, result.get_samples(), x).mean.shape
+        torch.Size([9, 1])
+
+    :param callable model: a Pyro model that allows outer plates, such as a
+        :class:`~pyro_groupprior.BayesianModule`; it runs in evaluation mode.
+    :param args: what it is run with, all data: tensors of ``N`` rows, in any nesting; moved to the
+        model's device. The model has to scale a batch up to ``N`` rows, as with
+        ``BayesianModule(num_data=N)``.
+    :param int batch_size: rows of a batch; all rows at every step, if there are no more.
+    :param start: where chains start: a trained guide, of which each takes a draw; values by site,
+        each ``[chains, ...]``, such as a former result's last draws; or None: each chain's weights
+        come from a fresh initialisation of the net, all else from the prior median.
+    :param int num_samples: draws kept of each chain.
+    :param int warmup_steps: steps before, in which step sizes are found.
+    :param int num_chains: how many chains.
+    :param float memory: steps after which a momentum has lost all but a share 1/e.
+    :param int ascent_steps: steps of Adam on each chain's log-density before the first.
+    :param int thin: steps for each draw that is kept.
+    :param int seed: the same seed gives the same draws. The process keeps its random state.
+    :param bool progress: show a progress bar.
+    :raises TypeError: if ``start`` is of the wrong kind.
+    :raises ValueError: if a number is out of range, data are not finite or of unequal rows, the
+        model has no latent sites, or does not know the size of data that come in batches.
+    :raises FloatingPointError: if the chains run away to where gradients are not finite.
+    """
+    for name, number, least in (
+        ("batch_size", batch_size, 1),
+        ("num_samples", num_samples, 1),
+        ("warmup_steps", warmup_steps, 0),
+        ("num_chains", num_chains, 1),
+        ("memory", memory, 1),
+        ("ascent_steps", ascent_steps, 0),
+        ("thin", thin, 1),
+    ):
+        if not number >= least:
+            raise ValueError(f"{name}: expected at least {least}, got {number}")
+    num_rows = count_rows(args, "args")
+    check_num_data(model, math.ceil(num_rows / batch_size))
+    check_batch(args, "args")
+    device = device_of(model)
+    if device is not None:
+        args = tuple(move_batch(value, device) for value in args)
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as stack:
+        torch.manual_seed(seed)
+        stack.enter_context(torch.no_grad())  # the net may have point parameters
+        batches = _batches(args, num_rows, batch_size, device)
+        first = next(batches)
+        density = LogDensity(model, first)
+        # Validation would check every chain's every value, for a third of the time.
+        stack.enter_context(pyro.validation_enabled(False))
+        position = density.unconstrain(chain_starts(density, start, num_chains))
+        total = warmup_steps + thin * num_samples
+        evaluate = fast(value_and_gradient(density), ascent_steps + total, position, *first)
+        position = ascend(evaluate, position, islice(batches, ascent_steps))
+        momentum = torch.randn_like(position)
+        places = [site.place for site in density.sites.values()]
+        adaptation = LangevinAdaptation(places, position, memory)
+        for _ in range(FIRST_LOOKS):
+            adaptation.look(evaluate, position, next(batches))
+        kept: list[dict[str, Tensor]] = []
+        heat = position.new_zeros(num_chains)
+        for number in tqdm(range(1, total + 1), disable=not progress, unit="step"):
+            batch = next(batches)
+            _, gradient = evaluate(position, *batch)
+            if number % BETWEEN_DIFFERENCES == 1:
+                adaptation.see_noise(gradient, evaluate(position, *next(batches))[1])
+            if number == 1 or (number % BETWEEN_LOOKS == 0 and number <= warmup_steps):
+                adaptation.look(evaluate, position, next(batches))
+                adaptation.grow(momentum)
+            position, momentum = adaptation.move(position, momentum, gradient)
+            if number > warmup_steps:
+                heat += momentum.square().mean(1)
+                if (number - warmup_steps) % thin == 0:
+                    kept.append(density.constrain(position))
+        temperature = heat / (thin * num_samples)
+        independent = max(thin * num_samples / memory, 1) * density.size
+        _check_temperature(temperature, HOT + 5 * math.sqrt(2 / independent))
+    samples = {name: torch.stack([draw[name] for draw in kept], 1) for name in kept[0]}
+    return SGMCMCResult(samples, temperature, adaptation.step)
+
+
+def _batches(
+    args: Batch, num_rows: int, batch_size: int, device: torch.device | None
+) -> Iterator[Batch]:
+    while True:
+        if batch_size >= num_rows:
+            yield args
+        else:
+            yield take_rows(args, torch.randint(num_rows, (batch_size,), device=device))
+
+
+def _check_temperature(temperature: Tensor, most: float) -> None:
+    if not bool(temperature.isfinite().all()):
+        raise FloatingPointError("model: chains have run away to where its gradient is not finite")
+    if float(temperature.max()) > most:
+        warnings.warn(
+            f"chains have run at up to {float(temperature.max()):.2f} times the posterior's "
+            "temperature, so their draws lie too wide: take larger batches or a longer warm-up",
+            stacklevel=3,
+        )

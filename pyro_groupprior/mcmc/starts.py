@@ -1,0 +1,82 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where chains start, and how they climb to where the posterior is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..guides import init_to_weights, posterior_draws
+from ..nn import BayesianModule
+from .gradient import ValueAndGradient
+from .log_density import LogDensity, latent_nodes
+
+ASCENT_RATE = 0.01  # of Adam, in units of decentred latents, whose priors are about 1 wide
+
+
+def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[str, Tensor]:
+    """
+    Values of the model's own latent sites, each ``[C, ...]``.
+
+    :param LogDensity density: of the model and its data.
+    :param start: a trained guide, of which each chain takes a draw; values by site, each
+        ``[C, ...]``; or None: each chain's weights come from a fresh initialisation of the net,
+        all else from the prior median.
+    :param int num_chains: how many chains.
+    :raises TypeError: if ``start`` is of the wrong kind.
+    :raises ValueError: if it has values for another number of chains.
+    """
+    model, args = density.original, density.args
+    if start is None:
+        nets = [_fresh_values(model, args) for _ in range(num_chains)]
+        return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
+    if isinstance(start, Mapping):
+        short = [name for name, value in start.items() if len(value) != num_chains]
+        if short:
+            raise ValueError(f"start: expected {num_chains} values of each site, not of {short}")
+        return start
+    if not callable(start):
+        raise TypeError(f"start: expected a guide or values by site, got {type(start).__name__}")
+    return posterior_draws(start, num_chains, *args)
+
+
+def ascend(
+    evaluate: ValueAndGradient, position: Tensor, batches: Iterable[tuple[Any, ...]]
+) -> Tensor:
+    """
+    Climb by Adam, one step for each batch.
+
+    :param callable evaluate: log-density and gradient at positions ``[C, D]``, given a batch.
+    :param Tensor position: where the chains are, shape ``[C, D]``.
+    :param batches: data for each step; empty tuples where there is nothing to be said.
+    """
+    position = position.clone()
+    optimizer = torch.optim.Adam([position], lr=ASCENT_RATE)
+    for batch in batches:
+        _, gradient = evaluate(position, *batch)
+        position.grad = -gradient
+        optimizer.step()
+    return position.detach()
+
+
+def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Weights as newly initialised, all else at the prior median."""
+    if isinstance(model, nn.Module):
+        model = copy.deepcopy(model)
+        for module in model.modules():
+            if isinstance(module, BayesianModule):
+                for part in module.net.modules():
+                    reset = getattr(part, "reset_parameters", None)
+                    if callable(reset):
+                        reset()
+    with torch.no_grad():
+        started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
+        trace = pyro.poutine.trace(started).get_trace(*args)
+    return {name: node["value"].detach() for name, node in latent_nodes(trace).items()}

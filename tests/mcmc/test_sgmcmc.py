@@ -1,0 +1,134 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Stochastic-gradient MCMC against a posterior that is known exactly."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import pyro_groupprior as pgp
+from pyro_groupprior.mcmc import run_sgmcmc
+from tests.mcmc.known import exact, linear
+
+OPTIONS = {
+    "batch_size": 5,
+    "num_samples": 4,
+    "warmup_steps": 60,
+    "num_chains": 3,
+    "ascent_steps": 5,
+    "thin": 2,
+    "progress": False,
+}
+
+
+@pytest.mark.parametrize("batch_size", [20, 200])
+def test_moments_of_a_conjugate_regression(batch_size):
+    torch.manual_seed(1)
+    x = torch.randn(200, 4) * torch.tensor([0.7, 1.0, 1.0, 2.0])
+    y = x @ torch.tensor([1.0, -1.0, 0.5, 0.1]) + 0.7 * torch.randn(200)
+    result = run_sgmcmc(
+        functools.partial(linear, num_data=200),
+        x,
+        y,
+        batch_size=batch_size,
+        num_samples=300,
+        warmup_steps=1500,
+        num_chains=64,
+        memory=20,
+        ascent_steps=300,
+        thin=10,
+        progress=False,
+    )
+    mean, covariance = exact(x, y)
+    draws = result.get_samples()["beta"]
+    sd = covariance.diagonal().sqrt()
+    assert ((draws.mean(0) - mean).abs() < 0.15 * sd).all()
+    torch.testing.assert_close(draws.std(0), sd, rtol=0.1, atol=0.0)
+    found = torch.corrcoef(draws.T)
+    torch.testing.assert_close(found, covariance / sd / sd[:, None], rtol=0.0, atol=0.1)
+    assert float(result.temperature.mean()) == pytest.approx(1.0, abs=0.05)
+    assert (result.step_size > 0).all()
+
+
+def small_net(num_data=12):
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=num_data)
+
+
+def test_the_seed_decides_and_nothing_else_moves():
+    model, x = small_net(), torch.randn(12, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    first = run_sgmcmc(model, x, x[:, :1], seed=3, **OPTIONS)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.randn(7)
+    again = run_sgmcmc(model, x, x[:, :1], seed=3, **OPTIONS)
+    other = run_sgmcmc(model, x, x[:, :1], seed=4, **OPTIONS)
+    assert torch.equal(first.samples["weights"], again.samples["weights"])
+    assert not torch.equal(first.samples["weights"], other.samples["weights"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_starts_from_a_guide_or_from_values():
+    model, x = small_net(), torch.randn(12, 2)
+    guide = pgp.AutoMeanField(model)
+    guide.setup(x, x[:, :1])
+    first = run_sgmcmc(model, x, x[:, :1], start=guide, **OPTIONS)
+    last = {name: value[:, -1] for name, value in first.samples.items()}
+    second = run_sgmcmc(model, x, x[:, :1], start=last, **(OPTIONS | {"ascent_steps": 0}))
+    assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
+    assert pgp.predict(model, second.get_samples(), x).mean.shape == (12, 1)
+
+
+def test_groups_and_classes_are_sampled_too():
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
+    model = pgp.BayesianModule(net, pgp.likelihoods.Categorical(), num_data=12, grouping="column")
+    result = run_sgmcmc(model, torch.randn(12, 2), torch.randint(3, (12,)), **OPTIONS)
+    assert result.samples["weights_scale"].shape == (3, 4, model.assignment.num_groups)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
+        ({"memory": 0.5}, ValueError, "memory: expected at least 1, got 0.5"),
+        ({"thin": 0}, ValueError, "thin"),
+        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
+        ({"start": 3}, TypeError, "start: expected a guide"),
+        ({"start": {"weights": torch.zeros(2, 17)}}, ValueError, "start: expected 3 values"),
+    ],
+)
+def test_bad_arguments(options, error, match):
+    with pytest.raises(error, match=match):
+        run_sgmcmc(small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **(OPTIONS | options))
+
+
+def test_bad_data():
+    with pytest.raises(ValueError, match="NaN"):
+        run_sgmcmc(small_net(), torch.full((12, 2), torch.nan), torch.zeros(12, 1), **OPTIONS)
+    with pytest.raises(ValueError, match="num_data: the loader gives minibatches"):
+        run_sgmcmc(small_net(None), torch.zeros(12, 2), torch.zeros(12, 1), **OPTIONS)
+    with pytest.raises(ValueError, match=r"args: expected tensors of as many rows each, got \[11"):
+        run_sgmcmc(small_net(), torch.zeros(12, 2), torch.zeros(11, 1), **OPTIONS)
+
+
+def test_chains_that_run_hot_are_told():
+    x = torch.randn(12, 2)
+    start = {name: value[:, -1] for name, value in _samples(x).items()}
+    start["weights"] = start["weights"] + 30.0  # high up, whence they fall
+    options = OPTIONS | {
+        "ascent_steps": 0,
+        "warmup_steps": 0,
+        "num_samples": 40,
+        "thin": 10,
+        "batch_size": 12,
+    }
+    with pytest.warns(UserWarning, match="times the posterior's temperature"):
+        run_sgmcmc(small_net(), x, x[:, :1], start=start, **options)
+
+
+def _samples(x):
+    return run_sgmcmc(small_net(), x, x[:, :1], **OPTIONS).samples
