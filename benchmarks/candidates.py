@@ -136,6 +136,14 @@ def hmc(split: Split, hidden: tuple[int, ...], **prior: Any) -> Draws:
     return from_samples(model, sampled(model, split), split)
 
 
+def sgmcmc(split: Split, hidden: tuple[int, ...]) -> Draws:
+    """Run eight chains side by side on batches of 256 rows, as the package does for larger sets."""
+    model = bayesian(split, hidden)
+    seed = int(torch.randint(2**31, ()))
+    result = pgp.mcmc.run_sgmcmc(model, split.x, split.y, seed=seed, progress=False)
+    return from_samples(model, result.get_samples(), split)
+
+
 def hmc_after(split: Split, hidden: tuple[int, ...], **options: Any) -> Draws:
     """Run HMC from draws of a guide, under the groups that were found while training it."""
     svi = trained(split, hidden, **options)
@@ -174,10 +182,11 @@ CANDIDATES: dict[str, Callable[[Split, tuple[int, ...]], Draws]] = {
     "hmc_from_guide": functools.partial(hmc_after, guide=LOCAL),
     "hmc_weights": lambda *on: hmc_after(*on, guide=LOCAL, regroup=weights_regrouped()),
     "hmc_units": lambda *on: hmc_after(*on, guide=LOCAL, regroup=units_regrouped()),
+    "sgmcmc": sgmcmc,
     "row_covariance": peers.row_covariance,
     "moments": peers.moments,
     "ivon": peers.ivon,
-    "sgmcmc": peers.sgmcmc,
+    "posteriors": peers.posteriors_baoa,
     "bayesian_torch": peers.bayes_torch,
     "laplace_kron": peers.laplace,
     "laplace_full": functools.partial(peers.laplace, hessian="full"),

@@ -231,7 +231,7 @@ def ivon(split: Split, hidden: tuple[int, ...]) -> Draws:
     return _pair(torch.stack(outputs), log_noise, split)
 
 
-def sgmcmc(
+def posteriors_baoa(
     split: Split,
     hidden: tuple[int, ...],
     *,
