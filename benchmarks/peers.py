@@ -153,11 +153,6 @@ def laplace(split: Split, hidden: tuple[int, ...], *, hessian: str = "kron") -> 
     return _pair(torch.cat(outputs, 1), fitted.sigma_noise.log().float(), split)
 
 
-def laplace_evidence(split: Split, hidden: tuple[int, ...], *, hessian: str = "kron") -> float:
-    """Estimate the log marginal likelihood of all training rows, of the standardised target."""
-    return _laplace(split, hidden, hessian).log_marginal_likelihood().item()
-
-
 def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
     """Fit round a trained net, and by the evidence choose the prior of each tensor and the noise.
 
