@@ -12,7 +12,7 @@ from torch.func import grad, vmap
 
 import pyro_groupprior as pgp
 
-STEPS, LR = 2000, 0.003
+STEPS, LR = 2000, 0.01
 
 
 def laplace_evidence(
