@@ -22,7 +22,7 @@ from .svi.random_state import get_random_state, set_random_state
 
 METHODS = ("auto", "hmc", "sgmcmc", "svi")
 # Floating-point operations of the net: for all rows, and for one batch. On one core HMC takes a
-# few minutes at the first, stochastic-gradient MCMC some twenty at the second.
+# few minutes at the first, stochastic-gradient MCMC some twelve at the second.
 MOST_FOR_HMC, MOST_FOR_SGMCMC = 10_000_000, 50_000_000
 WHOLE = 2048  # so many rows at most are one batch of SVI
 BATCH = 256

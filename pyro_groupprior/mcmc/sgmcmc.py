@@ -53,11 +53,11 @@ def run_sgmcmc(
     batch_size: int = 256,
     start: Any = None,
     num_samples: int = 100,
-    warmup_steps: int = 8000,
+    warmup_steps: int = 4000,
     num_chains: int = 8,
     memory: float = 80.0,
-    ascent_steps: int = 2000,
-    thin: int = 80,
+    ascent_steps: int = 5000,
+    thin: int = 40,
     seed: int = 0,
     progress: bool = True,
 ) -> SGMCMCResult:
@@ -97,7 +97,8 @@ def run_sgmcmc(
     :param int warmup_steps: steps before, in which step sizes are found.
     :param int num_chains: how many chains.
     :param float memory: steps after which a momentum has lost all but a share 1/e.
-    :param int ascent_steps: steps of Adam on each chain's log-density before the first.
+    :param int ascent_steps: steps of Adam on each chain's log-density before the first: cheaper ones
+        than those of a chain that still has far to go.
     :param int thin: steps for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
