@@ -77,7 +77,7 @@ def run_sgmcmc(
 
         >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=9)
         >>> x = torch.randn(9, 2)
-        >>> options = {"num_samples": 5, "warmup_steps": 50, "num_chains": 2, "thin": 4}
+        >>> options = {"num_samples": 5, "warmup_steps": 50, "num_chains": 2, "ascent_steps": 10}
         >>> result = mcmc.run_sgmcmc(model, x, x[:, :1], batch_size=6, progress=False, **options)
         >>> result.samples["weights"].shape
         torch.Size([2, 5, 3])
@@ -97,8 +97,8 @@ def run_sgmcmc(
     :param int warmup_steps: steps before, in which step sizes are found.
     :param int num_chains: how many chains.
     :param float memory: steps after which a momentum has lost all but a share 1/e.
-    :param int ascent_steps: steps of Adam on each chain's log-density before the first: cheaper ones
-        than those of a chain that still has far to go.
+    :param int ascent_steps: steps of Adam on each chain's log-density before the first: they come
+        closer to the posterior than as many of the warm-up.
     :param int thin: steps for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
