@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,24 +40,21 @@ def check_batch(value: Any, where: str = "batch") -> None:
 
 def move_batch(value: Any, device: torch.device) -> Any:
     """Tensors, in any nesting of lists, tuples and dictionaries, on another device."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, Mapping):
-        return {key: move_batch(item, device) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        items = [move_batch(item, device) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
-    return value
+    return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def take_rows(value: Any, rows: Tensor) -> Any:
     """Rows of tensors, in any nesting of lists, tuples and dictionaries."""
+    return _map_tensors(lambda tensor: tensor[rows] if tensor.dim() else tensor, value)
+
+
+def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value[rows]
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: take_rows(item, rows) for key, item in value.items()}
+        return {key: _map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [take_rows(item, rows) for item in value]
+        items = [_map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
 

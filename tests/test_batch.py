@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from pyro_groupprior.batch import check_batch, move_batch
+from pyro_groupprior.batch import check_batch, count_rows, move_batch, take_rows
 
 
 class Pair(NamedTuple):
@@ -63,3 +63,21 @@ def test_moving_keeps_the_shape_of_the_batch():
     assert type(moved["pair"]) is Pair and moved["pair"].y.device.type == "meta"
     assert type(moved["list"]) is list and moved["list"][1] == "text"
     assert type(moved["tuple"]) is tuple and moved["tuple"][0].device.type == "meta"
+
+
+def test_rows_of_nested_tensors():
+    x, y = torch.arange(6.0).reshape(3, 2), torch.arange(3)
+    rows = torch.tensor([2, 0, 2])
+    found = take_rows(({"x": x}, [y], Pair(y, None)), rows)
+    assert torch.equal(found[0]["x"], x[rows]) and torch.equal(found[1][0], y[rows])
+    assert isinstance(found[2], Pair) and torch.equal(found[2].x, y[rows])
+    assert found[2].y is None
+
+
+def test_rows_are_counted_and_have_to_agree():
+    x = torch.zeros(3, 2)
+    assert count_rows(({"x": x}, [x[:, 0]], None, torch.tensor(1.0))) == 3
+    with pytest.raises(ValueError, match=r"args: expected .* as many rows each, got \[2, 3\] rows"):
+        count_rows((x, x[:2]), "args")
+    with pytest.raises(ValueError, match=r"got \[\] rows"):
+        count_rows((None,))
