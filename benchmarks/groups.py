@@ -8,9 +8,10 @@ five random splits each (three where there are more than 5,000 rows). Ours: a fi
 N(0, 1 / fan-in), a learned prior for each layer or column (a unit's outgoing weights), and groups
 found while training (by k-means on the means, on the evidence of single weights, on that of whole
 columns), each under ``pgp.fit`` as it stands: eight chains, by HMC or, for digits, diamonds and
-Fashion-MNIST, on minibatches. Peers: MC dropout, an ensemble of five, Laplace and bayesian-torch. Which of ours
-counts as "our one setting" is decided by validation rows, a fifth of the training rows of the
-first split of every set, with one hidden layer. ``--ablation``: see ``benchmarks/ablation.py``.
+Fashion-MNIST, on minibatches. Peers: MC dropout, an ensemble of five, Laplace and bayesian-torch.
+Which of ours counts as "our one setting" is decided by validation rows, a fifth of the training
+rows of the first split of every set, with one hidden layer. ``--ablation``: see
+``benchmarks/ablation.py``.
 """
 
 import argparse
