@@ -16,6 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.datasets import Split
 from pyro_groupprior.collapse import CollapseWarning
+from pyro_groupprior.mcmc import TemperatureWarning
 from pyro_groupprior.svi import ConvergenceWarning
 
 BINS = 15
@@ -30,14 +31,14 @@ def run(
     """Run and score one method, and count its warnings.
 
     :return: What :func:`score` gives; ``seconds`` of the processor; ``falling``, warnings that a
-        loss still was; ``rolled_back``, repairs of a collapse; ``dead``, collapses left as they
-        were.
+        loss still was; ``hot``, that chains ran hotter than the posterior; ``rolled_back``, repairs
+        of a collapse; ``dead``, collapses left as they were.
     """
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as told:
-        for category in (ConvergenceWarning, CollapseWarning):
+        for category in (ConvergenceWarning, CollapseWarning, TemperatureWarning):
             warnings.simplefilter("always", category)
         function, noise = method(split, hidden)
     seconds = time.process_time() - start
@@ -46,6 +47,7 @@ def run(
     return score(function.detach(), noise, split) | {
         "seconds": seconds,
         "falling": sum(issubclass(w.category, ConvergenceWarning) for w in told),
+        "hot": sum(issubclass(w.category, TemperatureWarning) for w in told),
         "rolled_back": rolled_back,
         "dead": len(collapses) - rolled_back,
     }

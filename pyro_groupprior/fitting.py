@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .guides import AutoMeanField, SiteGuide
 from .mcmc import run_hmc, run_sgmcmc
+from .mcmc.sgmcmc import check_size
 from .nn import BayesianModule, evaluation_mode
 from .regrouping import Regroup
 from .svi import PhasedSVI
@@ -88,6 +89,8 @@ def fit(
         raise ValueError(f"x, y: expected as many rows, got {len(x)} and {len(y)}")
     if method == "auto":
         method = _by_size(model, x)
+    if method == "sgmcmc":
+        check_size(model, len(x), BATCH)
     trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
     guide = _guide(model, x, y, regroup, seed, progress) if trained else None
     if guide is not None and method == "svi":
@@ -101,8 +104,8 @@ def fit(
 
 
 def _by_size(model: BayesianModule, x: Tensor) -> str:
-    rows = x[:BATCH]
     weights = model.initial_weights()
+    rows = x[:BATCH].to(weights.device)
     with torch.no_grad(), evaluation_mode(model), FlopCounterMode(display=False) as counter:
         model.call_net(weights, rows)
     # Some layers are not counted, such as recurrent ones.

@@ -128,6 +128,15 @@ def test_point_parameters_are_learned_before_chains_start(data):
     assert len(before) == 2 and not any(map(torch.equal, before, after))
 
 
+def test_the_number_of_rows_is_checked_before_anything_is_trained(data):
+    model = BayesianModule(nn.Linear(3, 1), likelihoods.Normal())
+    x, y = (value.repeat(5, 1) for value in data)
+    regroup = Regroup(Planned(torch.tensor([0, 1, 0, 0])), phases=1)
+    with pytest.raises(ValueError, match="num_data"):
+        fit(model, x, y, regroup=regroup, method="sgmcmc", progress=False)
+    assert model.assignment.num_groups == 1
+
+
 def test_many_rows_come_in_batches():
     assert len(_batches(torch.zeros(2048, 1), torch.zeros(2048))) == 1
     loader = _batches(torch.arange(2049.0), torch.arange(2049.0))

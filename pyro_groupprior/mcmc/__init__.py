@@ -8,7 +8,7 @@ from .gibbs import GibbsGroups
 from .hmc import HMCResult, run_hmc
 from .result import GibbsResult
 from .run import run_gibbs
-from .sgmcmc import SGMCMCResult, run_sgmcmc
+from .sgmcmc import SGMCMCResult, TemperatureWarning, run_sgmcmc
 
 __all__ = [
     "EnumeratedPosterior",
@@ -16,6 +16,7 @@ __all__ = [
     "GibbsResult",
     "HMCResult",
     "SGMCMCResult",
+    "TemperatureWarning",
     "enumerate_assignments",
     "linear_log_evidence",
     "run_gibbs",

@@ -46,7 +46,7 @@ def value_and_gradient(density: Callable[..., Tensor]) -> ValueAndGradient:
 
 
 def fast(
-    evaluate: ValueAndGradient, num_calls: int, position: Tensor, *data: Any
+    evaluate: ValueAndGradient, num_calls: int, position: Tensor, *batches: tuple[Any, ...]
 ) -> ValueAndGradient:
     """
     The same function as fast as it is worth for so many calls.
@@ -61,14 +61,16 @@ def fast(
     :param int num_calls: how often it will be called: by number, not by time, since the same seed
         is to give the same draws.
     :param Tensor position: of the shape that it will be called with.
-    :param data: likewise.
+    :param batches: data, as for :func:`recorded`.
     """
-    graph = recorded(evaluate, position, *data)
+    graph = recorded(evaluate, position, *batches)
     worth = graph is not evaluate and num_calls >= WORTH_COMPILING
-    return compiled(graph, position, *data) if worth else graph
+    return compiled(graph, position, *batches) if worth else graph
 
 
-def recorded(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueAndGradient:
+def recorded(
+    evaluate: ValueAndGradient, position: Tensor, *batches: tuple[Any, ...]
+) -> ValueAndGradient:
     """
     The same function without the Python around its tensor operations, which are recorded at one
     position: Pyro's handlers take as long as a small net. What cannot be recorded (a model whose
@@ -83,19 +85,24 @@ def recorded(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueA
         tensor([4., 4.])
 
     :param Tensor position: of the shape that it will be called with.
-    :param data: likewise.
+    :param batches: data of the shape that it will be called with, where it takes any: it is
+        recorded with the first of these tuples and has to agree on all.
     """
+    batches = batches or ((),)
     try:
-        graph = make_fx(evaluate)(position, *data)
+        graph = make_fx(evaluate)(position, *batches[0])
     except RuntimeError:  # a value was asked for
         return evaluate
     graph.graph.eliminate_dead_code()
     graph.recompile()
     moved = position + 0.01 * torch.randn_like(position)
-    return graph if _agree(graph(moved, *data), evaluate(moved, *data)) else evaluate
+    same = all(_agree(graph(moved, *data), evaluate(moved, *data)) for data in batches)
+    return graph if same else evaluate
 
 
-def compiled(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueAndGradient:
+def compiled(
+    evaluate: ValueAndGradient, position: Tensor, *batches: tuple[Any, ...]
+) -> ValueAndGradient:
     """
     The same function by :func:`torch.compile`, which takes some seconds, for a shape that is new
     to the machine some dozen. Without a working compiler it is given back as it is.
@@ -110,14 +117,16 @@ def compiled(evaluate: ValueAndGradient, position: Tensor, *data: Any) -> ValueA
 
     :param callable evaluate: what :func:`recorded` gives: tensor operations only.
     :param Tensor position: of the shape that it will be called with.
-    :param data: likewise.
+    :param batches: data, as for :func:`recorded`.
     """
+    batches = batches or ((),)
     translated = torch.compile(evaluate, dynamic=False)
     try:
-        again = translated(position, *data)
+        again = [translated(position, *data) for data in batches]
     except RuntimeError:
         return evaluate
-    return translated if _agree(again, evaluate(position, *data)) else evaluate
+    first = [evaluate(position, *data) for data in batches]
+    return translated if all(map(_agree, again, first)) else evaluate
 
 
 def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:

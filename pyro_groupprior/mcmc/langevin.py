@@ -17,25 +17,27 @@ from .gradient import ValueAndGradient
 Batch = tuple[Any, ...]
 
 STABLE = 0.25  # of a step that is stable below 2: sites move together, and curvature changes
-MOST_HEAT = 0.5  # of a site's momenta, mean share that may come from minibatches
+MOST_HEAT = 0.5  # of a latent's momenta, the share that may come from minibatches
 FIRST_SHARE, GROWTH = 0.1, 1.1  # of the step: where chains start, the curvature is not yet known
 FORGET_CURVATURE, FORGET_NOISE = 0.2, 0.02  # of what is known of them, at each look
+FLAT = 1e-4  # curvature that counts as none
 APART = 0.01  # distance of the two positions whose gradients tell the curvature
 
 
 class LangevinAdaptation:
     r"""
-    Step sizes of underdamped Langevin dynamics, for each chain and site, and the temperature of
-    the noise to be injected.
+    Step sizes of underdamped Langevin dynamics, for each latent of each chain, and the temperature
+    of the noise to be injected.
 
     A step is bounded by the site's curvature, found by a power iteration on differences of
     gradients that goes on while the chains move: hyperparameters that thousands of weights hang on
-    allow a hundredth of the steps of the weights. It is also bounded by the noise of minibatches.
-    With a gradient's variance :math:`V` and momenta that keep a share :math:`a` at each step
-    :math:`h`, they come to a variance of :math:`T + a^2 h^2 V / (1 - a^2)`, where :math:`T` is the
-    temperature of what is injected; so :math:`T` is chosen for each latent to make it 1 (Chen et
-    al. 2014, "Stochastic gradient Hamiltonian Monte Carlo", equation 13; here with a variance for
-    each latent of each chain).
+    allow a hundredth of the steps of the weights. It is also bounded by the noise that minibatches
+    bring to the latent. With a gradient's variance :math:`V` and momenta that keep a share
+    :math:`a` at each step :math:`h`, they come to a variance of
+    :math:`T + a^2 h^2 V / (1 - a^2)`, where :math:`T` is the temperature of what is injected; so
+    :math:`T` is chosen for each latent to make it 1 (Chen et al. 2014, "Stochastic gradient
+    Hamiltonian Monte Carlo", equation 13; here with a variance for each latent of each chain, and
+    none for pairs of latents).
 
     Example::
 
@@ -80,8 +82,8 @@ class LangevinAdaptation:
             moved[:, place] += APART * direction / direction.norm(dim=1, keepdim=True)
             _, ahead = evaluate(moved, *batch)
             image = (gradient - ahead)[:, place] / APART
-            size = image.norm(dim=1, keepdim=True).clamp(min=1e-4)
-            self._directions[number] = image / size
+            size = image.norm(dim=1, keepdim=True).clamp(min=FLAT)
+            self._directions[number] = torch.where(size > FLAT, image / size, direction)
             self._curvature[:, number].lerp_(size[:, 0], forget)
         if not bool(self._curvature.isfinite().all()):
             raise FloatingPointError(
@@ -111,7 +113,7 @@ class LangevinAdaptation:
         self.share = torch.where(is_hot, self.share / 2, (self.share * GROWTH).clamp(max=1.0))
         for number, place in enumerate(self.places):
             steps = STABLE * self._curvature[:, number : number + 1].rsqrt()
-            heat = steps.square() * self._heating * self._variance[:, place].mean(1, keepdim=True)
+            heat = steps.square() * self._heating * self._variance[:, place]
             steps = steps * (MOST_HEAT / heat.clamp(min=MOST_HEAT)).sqrt()
             self.step[:, place] = self.share * steps
         self._set_temperature()

@@ -15,12 +15,12 @@ from typing import Any
 
 import pyro
 import torch
-from torch import Tensor
+from pyro import poutine
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..batch import check_batch, count_rows, device_of, move_batch, take_rows
-from ..nn import evaluation_mode
-from ..svi.checks import check_num_data
+from ..nn import BayesianModule, evaluation_mode
 from .draws import ChainDraws
 from .gradient import fast, value_and_gradient
 from .langevin import Batch, LangevinAdaptation
@@ -32,6 +32,10 @@ BETWEEN_LOOKS, BETWEEN_DIFFERENCES = 50, 10  # steps
 HOT = 1.3  # temperature that is warned of, and five standard errors on top
 
 
+class TemperatureWarning(UserWarning):
+    """Chains have run hotter than the posterior, so that their draws lie too wide."""
+
+
 @dataclass(frozen=True)
 class SGMCMCResult(ChainDraws):
     """
@@ -39,7 +43,7 @@ class SGMCMCResult(ChainDraws):
 
     :param samples: the model's latent sites by name, each ``[chains, draws, ...]``.
     :param Tensor temperature: mean square of each chain's momenta after the warm-up, ``[chains]``:
-        1 where it draws from the posterior; above it, the posterior is drawn too wide.
+        1 on average where it draws from the posterior; above it, the posterior is drawn too wide.
     :param Tensor step_size: of each chain and unconstrained latent, ``[chains, D]``.
     """
 
@@ -94,7 +98,8 @@ def run_sgmcmc(
         each ``[chains, ...]``, such as a former result's last draws; or None: each chain's weights
         come from a fresh initialisation of the net, all else from the prior median.
     :param int num_samples: draws kept of each chain.
-    :param int warmup_steps: steps before, in which step sizes are found.
+    :param int warmup_steps: steps before, in which step sizes are found: they begin at a tenth of
+        what seems right, and take some 1,200 steps to get there.
     :param int num_chains: how many chains.
     :param float memory: steps after which a momentum has lost all but a share 1/e.
     :param int ascent_steps: steps of Adam on each chain's log-density before the first: they come
@@ -102,6 +107,8 @@ def run_sgmcmc(
     :param int thin: steps for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
+    :return: the draws. There is a :class:`~pyro_groupprior.mcmc.TemperatureWarning` if a chain has
+        run hot.
     :raises TypeError: if ``start`` is of the wrong kind.
     :raises ValueError: if a number is out of range, data are not finite or of unequal rows, the
         model has no latent sites, or does not know the size of data that come in batches.
@@ -116,10 +123,10 @@ def run_sgmcmc(
         ("ascent_steps", ascent_steps, 0),
         ("thin", thin, 1),
     ):
-        if not number >= least:
+        if not (least <= number < math.inf and (isinstance(number, int) or name == "memory")):
             raise ValueError(f"{name}: expected at least {least}, got {number}")
     num_rows = count_rows(args, "args")
-    check_num_data(model, math.ceil(num_rows / batch_size))
+    check_size(model, num_rows, batch_size)
     check_batch(args, "args")
     device = device_of(model)
     if device is not None:
@@ -130,12 +137,14 @@ def run_sgmcmc(
         stack.enter_context(torch.no_grad())  # the net may have point parameters
         batches = _batches(args, num_rows, batch_size, device)
         first = next(batches)
+        _check_all(model, args, num_rows, batch_size)
         density = LogDensity(model, first)
         # Validation would check every chain's every value, for a third of the time.
         stack.enter_context(pyro.validation_enabled(False))
         position = density.unconstrain(chain_starts(density, start, num_chains))
         total = warmup_steps + thin * num_samples
-        evaluate = fast(value_and_gradient(density), ascent_steps + total, position, *first)
+        num_calls = ascent_steps + total
+        evaluate = fast(value_and_gradient(density), num_calls, position, first, next(batches))
         position = ascend(evaluate, position, islice(batches, ascent_steps))
         momentum = torch.randn_like(position)
         places = [site.place for site in density.sites.values()]
@@ -174,6 +183,28 @@ def _batches(
             yield take_rows(args, torch.randint(num_rows, (batch_size,), device=device))
 
 
+def check_size(model: Callable[..., Any], num_rows: int, batch_size: int) -> None:
+    """
+    :raises ValueError: if a net does not know that all its data are so many rows.
+    """
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if not isinstance(module, BayesianModule) or module.likelihood is None:
+            continue
+        known = num_rows if module.num_data is None else module.num_data
+        if known != num_rows or (module.num_data is None and batch_size < num_rows):
+            raise ValueError(
+                f"num_data: expected BayesianModule(num_data={num_rows}), as many as args have "
+                f"rows, got {module.num_data}"
+            )
+
+
+def _check_all(model: Callable[..., Any], args: Batch, num_rows: int, batch_size: int) -> None:
+    """A likelihood looks at its observations while validation is on: at all of them, once."""
+    with poutine.block():
+        for start in range(0, num_rows, batch_size):
+            model(*take_rows(args, torch.arange(start, min(start + batch_size, num_rows))))
+
+
 def _check_temperature(temperature: Tensor, most: float) -> None:
     if not bool(temperature.isfinite().all()):
         raise FloatingPointError("model: chains have run away to where its gradient is not finite")
@@ -181,5 +212,6 @@ def _check_temperature(temperature: Tensor, most: float) -> None:
         warnings.warn(
             f"chains have run at up to {float(temperature.max()):.2f} times the posterior's "
             "temperature, so their draws lie too wide: take larger batches or a longer warm-up",
+            TemperatureWarning,
             stacklevel=3,
         )

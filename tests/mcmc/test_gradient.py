@@ -79,6 +79,17 @@ def test_what_draws_numbers_is_left_as_it_is():
     assert recorded(evaluate, torch.ones(2, 3)) is evaluate
 
 
+def test_what_depends_on_the_values_of_data_is_left_as_it_is():
+    evaluate = value_and_gradient(lambda z, y: z.sum(1) * len(y[y > 0]))
+    one, other, position = torch.tensor([1.0, 1.0]), torch.tensor([1.0, -1.0]), torch.ones(2, 3)
+    assert recorded(evaluate, position, (one,), (other,)) is evaluate
+    evaluate = value_and_gradient(lambda z, y: z.sum(1) * y.sum())
+    graph = recorded(evaluate, position, (one,), (other,))
+    assert graph is not evaluate and torch.equal(
+        graph(position, 3 * one)[0], torch.full((2,), 18.0)
+    )
+
+
 def test_compiled_is_the_same():
     evaluate = value_and_gradient(lambda z: -(z.tanh() @ torch.ones(3)).square())
     graph = recorded(evaluate, torch.ones(2, 3))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import pyro_groupprior as pgp
-from pyro_groupprior.mcmc import run_sgmcmc
+from pyro_groupprior.mcmc import TemperatureWarning, run_sgmcmc
 from tests.mcmc.known import exact, linear
 
 OPTIONS = {
@@ -24,10 +24,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [20, 200])
-def test_moments_of_a_conjugate_regression(batch_size):
+@pytest.mark.parametrize(("batch_size", "widest"), [(20, 2.0), (20, 5.0), (200, 2.0)])
+def test_moments_of_a_conjugate_regression(batch_size, widest):
     torch.manual_seed(1)
-    x = torch.randn(200, 4) * torch.tensor([0.7, 1.0, 1.0, 2.0])
+    x = torch.randn(200, 4) * torch.tensor([1.0, 1.0, 1.0, widest])
     y = x @ torch.tensor([1.0, -1.0, 0.5, 0.1]) + 0.7 * torch.randn(200)
     result = run_sgmcmc(
         functools.partial(linear, num_data=200),
@@ -45,7 +45,8 @@ def test_moments_of_a_conjugate_regression(batch_size):
     mean, covariance = exact(x, y)
     draws = result.get_samples()["beta"]
     sd = covariance.diagonal().sqrt()
-    assert ((draws.mean(0) - mean).abs() < 0.15 * sd).all()
+    # All chains see the same batches: their means move together.
+    assert ((draws.mean(0) - mean).abs() < 0.3 * sd).all()
     torch.testing.assert_close(draws.std(0), sd, rtol=0.1, atol=0.0)
     found = torch.corrcoef(draws.T)
     torch.testing.assert_close(found, covariance / sd / sd[:, None], rtol=0.0, atol=0.1)
@@ -95,6 +96,8 @@ def test_groups_and_classes_are_sampled_too():
     [
         ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
         ({"memory": 0.5}, ValueError, "memory: expected at least 1, got 0.5"),
+        ({"memory": torch.inf}, ValueError, "memory: expected"),
+        ({"num_samples": 2.5}, ValueError, "num_samples: expected"),
         ({"thin": 0}, ValueError, "thin"),
         ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
         ({"start": 3}, TypeError, "start: expected a guide"),
@@ -109,10 +112,30 @@ def test_bad_arguments(options, error, match):
 def test_bad_data():
     with pytest.raises(ValueError, match="NaN"):
         run_sgmcmc(small_net(), torch.full((12, 2), torch.nan), torch.zeros(12, 1), **OPTIONS)
-    with pytest.raises(ValueError, match="num_data: the loader gives minibatches"):
+    with pytest.raises(ValueError, match=r"num_data: expected .*num_data=12.* got 60"):
+        run_sgmcmc(small_net(60), torch.zeros(12, 2), torch.zeros(12, 1), **OPTIONS)
+    with pytest.raises(ValueError, match=r"num_data: expected .*num_data=12.* got None"):
         run_sgmcmc(small_net(None), torch.zeros(12, 2), torch.zeros(12, 1), **OPTIONS)
     with pytest.raises(ValueError, match=r"args: expected tensors of as many rows each, got \[11"):
         run_sgmcmc(small_net(), torch.zeros(12, 2), torch.zeros(11, 1), **OPTIONS)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_target_is_looked_at(seed):
+    model = pgp.BayesianModule(nn.Linear(2, 1), pgp.likelihoods.Bernoulli(), num_data=60)
+    y = torch.zeros(60, 1)
+    y[37] = 7.0
+    with pytest.raises(ValueError, match="zeros and ones"):
+        run_sgmcmc(model, torch.zeros(60, 2), y, seed=seed, **OPTIONS)
+
+
+def test_point_parameters_stay_and_draws_carry_no_gradient():
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+    model, x = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12), torch.randn(12, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = run_sgmcmc(model, x, x[:, :1], **OPTIONS)
+    assert not any(value.requires_grad for value in result.samples.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_chains_that_run_hot_are_told():
@@ -126,7 +149,7 @@ def test_chains_that_run_hot_are_told():
         "thin": 10,
         "batch_size": 12,
     }
-    with pytest.warns(UserWarning, match="times the posterior's temperature"):
+    with pytest.warns(TemperatureWarning, match="times the posterior's temperature"):
         run_sgmcmc(small_net(), x, x[:, :1], start=start, **options)
 
 
