@@ -81,7 +81,7 @@ def run_sgmcmc(
 
         >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=9)
         >>> x = torch.randn(9, 2)
-        >>> options = {"num_samples": 5, "warmup_steps": 50, "num_chains": 2, "ascent_steps": 10}
+        >>> options = {"num_samples": 5, "warmup_steps": 500, "num_chains": 2, "ascent_steps": 500}
         >>> result = mcmc.run_sgmcmc(model, x, x[:, :1], batch_size=6, progress=False, **options)
         >>> result.samples["weights"].shape
         torch.Size([2, 5, 3])
