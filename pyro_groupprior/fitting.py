@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .guides import AutoMeanField, SiteGuide
 from .mcmc import run_hmc, run_sgmcmc
-from .mcmc.sgmcmc import check_size
 from .nn import BayesianModule, evaluation_mode
 from .regrouping import Regroup
 from .svi import PhasedSVI
+from .svi.checks import check_num_rows
 from .svi.random_state import get_random_state, set_random_state
 
 METHODS = ("auto", "hmc", "sgmcmc", "svi")
@@ -90,7 +90,7 @@ def fit(
     if method == "auto":
         method = _by_size(model, x)
     if method == "sgmcmc":
-        check_size(model, len(x), BATCH)
+        check_num_rows(model, len(x), BATCH)
     trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
     guide = _guide(model, x, y, regroup, seed, progress) if trained else None
     if guide is not None and method == "svi":

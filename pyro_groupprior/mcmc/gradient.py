@@ -125,8 +125,8 @@ def compiled(
         again = [translated(position, *data) for data in batches]
     except RuntimeError:
         return evaluate
-    first = [evaluate(position, *data) for data in batches]
-    return translated if all(map(_agree, again, first)) else evaluate
+    expected = [evaluate(position, *data) for data in batches]
+    return translated if all(map(_agree, again, expected)) else evaluate
 
 
 def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:

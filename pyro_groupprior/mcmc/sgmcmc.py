@@ -16,11 +16,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..batch import check_batch, count_rows, device_of, move_batch, take_rows
-from ..nn import BayesianModule, evaluation_mode
+from ..nn import evaluation_mode
+from ..svi.checks import check_num_rows
 from .draws import ChainDraws
 from .gradient import fast, value_and_gradient
 from .langevin import Batch, LangevinAdaptation
@@ -69,8 +70,8 @@ def run_sgmcmc(
     Sample a posterior by underdamped Langevin dynamics on minibatches (Chen et al. 2014,
     "Stochastic gradient Hamiltonian Monte Carlo"; integrator BAOA), all chains at once, for data
     too large for :func:`run_hmc`. Nothing is rejected: draws are as good as the steps are small,
-    so these are chosen while warming up, for each chain and site, from its curvature and the
-    noise of the minibatches, for which the injected noise makes room
+    so these are chosen while warming up, for each latent of each chain, from its site's curvature
+    and the noise of the minibatches, for which the injected noise makes room
     (:class:`~pyro_groupprior.mcmc.langevin.LangevinAdaptation`).
 
     Every chain starts from a net of its own and climbs first. Point parameters, such as those of
@@ -126,7 +127,7 @@ def run_sgmcmc(
         if not (least <= number < math.inf and (isinstance(number, int) or name == "memory")):
             raise ValueError(f"{name}: expected at least {least}, got {number}")
     num_rows = count_rows(args, "args")
-    check_size(model, num_rows, batch_size)
+    check_num_rows(model, num_rows, batch_size)
     check_batch(args, "args")
     device = device_of(model)
     if device is not None:
@@ -181,21 +182,6 @@ def _batches(
             yield args
         else:
             yield take_rows(args, torch.randint(num_rows, (batch_size,), device=device))
-
-
-def check_size(model: Callable[..., Any], num_rows: int, batch_size: int) -> None:
-    """
-    :raises ValueError: if a net does not know that all its data are so many rows.
-    """
-    for module in model.modules() if isinstance(model, nn.Module) else ():
-        if not isinstance(module, BayesianModule) or module.likelihood is None:
-            continue
-        known = num_rows if module.num_data is None else module.num_data
-        if known != num_rows or (module.num_data is None and batch_size < num_rows):
-            raise ValueError(
-                f"num_data: expected BayesianModule(num_data={num_rows}), as many as args have "
-                f"rows, got {module.num_data}"
-            )
 
 
 def _check_all(model: Callable[..., Any], args: Batch, num_rows: int, batch_size: int) -> None:

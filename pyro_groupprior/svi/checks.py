@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,15 +82,31 @@ def check_num_data(model: Any, batches: int | None) -> None:
     :param batches: how many batches an epoch has, if that is known.
     :raises ValueError: if there are several, and the model does not know the size of all data.
     """
-    modules = model.modules() if isinstance(model, nn.Module) else ()
-    for module in modules:
-        if (
-            isinstance(module, BayesianModule)
-            and module.likelihood is not None
-            and module.num_data is None
-            and batches != 1
-        ):
+    for module in _observing(model):
+        if module.num_data is None and batches != 1:
             raise ValueError(
                 "num_data: the loader gives minibatches, so tell BayesianModule(num_data=...) "
                 "how many rows all of them have together; else the prior counts once a batch"
             )
+
+
+def check_num_rows(model: Any, num_rows: int, batch_size: int) -> None:
+    """
+    :param int num_rows: of all data.
+    :param int batch_size: rows of a batch at most.
+    :raises ValueError: if a net does not know that all its data are so many rows.
+    """
+    for module in _observing(model):
+        known = num_rows if module.num_data is None else module.num_data
+        if known != num_rows or (module.num_data is None and batch_size < num_rows):
+            raise ValueError(
+                f"num_data: expected BayesianModule(num_data={num_rows}), as many as args have "
+                f"rows, got {module.num_data}"
+            )
+
+
+def _observing(model: Any) -> Iterator[BayesianModule]:
+    """Nets with a likelihood."""
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        if isinstance(module, BayesianModule) and module.likelihood is not None:
+            yield module
