@@ -36,7 +36,7 @@ class Cells:
         """Give a cell's result; make and keep it first where there is none."""
         if name not in self.cells:
             made = make()
-            self.cells[name] = {**made, "settings": self._of(name), "commit": commit()}
+            self.cells[name] = {"commit": commit(), **made, "settings": self._of(name)}
             self._write({name: self.cells[name]})
             print(name, {k: v for k, v in made.items() if isinstance(v, (int, float))}, flush=True)
         return self.cells[name]
