@@ -16,10 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..batch import check_batch, device_of, move_batch
-from ..nn import evaluation_mode
 from .adaptation import Adaptation
 from .draws import ChainDraws
+from .frame import check_counts, placed, stack_draws, undisturbed
 from .gradient import ValueAndGradient, fast, value_and_gradient
 from .log_density import LogDensity
 from .starts import ascend, chain_starts
@@ -100,28 +99,14 @@ def run_hmc(
     :param int thin: moves for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
-    :raises TypeError: if ``start`` is of the wrong kind.
-    :raises ValueError: if a number is out of range, data or the log-density at the start are not
-        finite, or the model has no latent sites.
+    :raises TypeError: if ``start`` or a number is of the wrong kind.
+    :raises ValueError: if a number is out of range, ``start`` has not a value for each site, data
+        or the log-density at the start are not finite, or the model has no latent sites.
     """
-    for name, number, least in (
-        ("num_samples", num_samples, 1),
-        ("warmup_steps", warmup_steps, 0),
-        ("num_chains", num_chains, 1),
-        ("num_steps", num_steps, 1),
-        ("ascent_steps", ascent_steps, 0),
-        ("thin", thin, 1),
-    ):
-        if number < least:
-            raise ValueError(f"{name}: expected at least {least}, got {number}")
-    device = device_of(model)
-    if device is not None:
-        args = tuple(move_batch(value, device) for value in args)
-    check_batch(args, "args")
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as stack:
-        torch.manual_seed(seed)
-        stack.enter_context(torch.no_grad())  # the net may have point parameters
+    check_counts(1, num_samples=num_samples, num_chains=num_chains, num_steps=num_steps, thin=thin)
+    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    args = placed(model, args)
+    with undisturbed(model, seed), ExitStack() as stack:
         density = LogDensity(model, args)
         # Validation would check every chain's every value, for a third of the time.
         stack.enter_context(pyro.validation_enabled(False))
@@ -148,7 +133,7 @@ def run_hmc(
             bar.update()
         bar.close()
     return HMCResult(
-        {name: torch.stack([draw[name] for draw, _ in kept], 1) for name in kept[0][0]},
+        stack_draws([draw for draw, _ in kept]),
         torch.stack([log_joint for _, log_joint in kept], 1),
         accepted / (thin * num_samples),
         diverged.long(),

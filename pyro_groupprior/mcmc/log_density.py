@@ -79,6 +79,14 @@ class LogDensity:
             raise ValueError("model: expected latent sites, found none")
         self.size = start
 
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the model's own latent sites, group-prior weights among them."""
+        own = {f"{name}_decentered": name for name in self.centered}
+        return {
+            own.get(name, name): latent.batch + latent.event for name, latent in self.sites.items()
+        }
+
     def __call__(self, position: Tensor, *args: Any) -> Tensor:
         """
         :param Tensor position: shape ``[C, size]``.
@@ -100,13 +108,10 @@ class LogDensity:
         with torch.no_grad():
             values, _ = self._values(position)
             found_values = self._run(values, self.args).values if self.centered else values
-        own = {f"{name}_decentered": name for name in self.centered}
-        found = {}
-        for name, latent in self.sites.items():
-            shape = (len(position), *latent.batch, *latent.event)
-            name = own.get(name, name)
-            found[name] = found_values[name].reshape(shape)
-        return found
+        return {
+            name: found_values[name].reshape(len(position), *shape)
+            for name, shape in self.shapes.items()
+        }
 
     def unconstrain(self, values: Mapping[str, Tensor]) -> Tensor:
         """

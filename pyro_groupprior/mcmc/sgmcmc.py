@@ -19,10 +19,10 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from ..batch import check_batch, count_rows, device_of, move_batch, take_rows
-from ..nn import evaluation_mode
+from ..batch import count_rows, device_of, take_rows
 from ..svi.checks import check_num_rows
 from .draws import ChainDraws
+from .frame import check_counts, placed, stack_draws, undisturbed
 from .gradient import fast, value_and_gradient
 from .langevin import Batch, LangevinAdaptation
 from .log_density import LogDensity
@@ -110,33 +110,22 @@ def run_sgmcmc(
     :param bool progress: show a progress bar.
     :return: the draws. There is a :class:`~pyro_groupprior.mcmc.TemperatureWarning` if a chain has
         run hot.
-    :raises TypeError: if ``start`` is of the wrong kind.
-    :raises ValueError: if a number is out of range, data are not finite or of unequal rows, the
+    :raises TypeError: if ``start`` or a number is of the wrong kind.
+    :raises ValueError: if a number is out of range, ``start`` has not a value for each site,
+        data are not finite or of unequal rows, the
         model has no latent sites, or does not know the size of data that come in batches.
     :raises FloatingPointError: if the chains run away to where gradients are not finite.
     """
-    for name, number, least in (
-        ("batch_size", batch_size, 1),
-        ("num_samples", num_samples, 1),
-        ("warmup_steps", warmup_steps, 0),
-        ("num_chains", num_chains, 1),
-        ("memory", memory, 1),
-        ("ascent_steps", ascent_steps, 0),
-        ("thin", thin, 1),
-    ):
-        if not (least <= number < math.inf and (isinstance(number, int) or name == "memory")):
-            raise ValueError(f"{name}: expected at least {least}, got {number}")
+    check_counts(1, batch_size=batch_size, num_samples=num_samples, num_chains=num_chains)
+    check_counts(1, thin=thin)
+    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    if not 1 <= memory < math.inf:
+        raise ValueError(f"memory: expected at least 1 and finite, got {memory}")
     num_rows = count_rows(args, "args")
     check_num_rows(model, num_rows, batch_size)
-    check_batch(args, "args")
-    device = device_of(model)
-    if device is not None:
-        args = tuple(move_batch(value, device) for value in args)
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model), ExitStack() as stack:
-        torch.manual_seed(seed)
-        stack.enter_context(torch.no_grad())  # the net may have point parameters
-        batches = _batches(args, num_rows, batch_size, device)
+    args = placed(model, args)
+    with undisturbed(model, seed), ExitStack() as stack:
+        batches = _batches(args, num_rows, batch_size, device_of(model))
         first = next(batches)
         _check_all(model, args, num_rows, batch_size)
         density = LogDensity(model, first)
@@ -170,8 +159,7 @@ def run_sgmcmc(
         temperature = heat / (thin * num_samples)
         independent = max(thin * num_samples / memory, 1) * density.size
         _check_temperature(temperature, HOT + 5 * math.sqrt(2 / independent))
-    samples = {name: torch.stack([draw[name] for draw in kept], 1) for name in kept[0]}
-    return SGMCMCResult(samples, temperature, adaptation.step)
+    return SGMCMCResult(stack_draws(kept), temperature, adaptation.step)
 
 
 def _batches(

@@ -13,6 +13,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ..batch import device_of, move_batch
 from ..guides import init_to_weights, posterior_draws
 from ..nn import BayesianModule
 from .gradient import ValueAndGradient
@@ -31,17 +32,19 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
         all else from the prior median.
     :param int num_chains: how many chains.
     :raises TypeError: if ``start`` is of the wrong kind.
-    :raises ValueError: if it has values for another number of chains.
+    :raises ValueError: if it has not just the latent sites, or values of other shapes.
     """
     model, args = density.original, density.args
     if start is None:
         nets = [_fresh_values(model, args) for _ in range(num_chains)]
         return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
     if isinstance(start, Mapping):
-        short = [name for name, value in start.items() if len(value) != num_chains]
-        if short:
-            raise ValueError(f"start: expected {num_chains} values of each site, not of {short}")
-        return start
+        expected = {name: (num_chains, *shape) for name, shape in density.shapes.items()}
+        got = {name: tuple(value.shape) for name, value in start.items()}
+        if got != expected:
+            raise ValueError(f"start: expected values of shapes {expected}, got {got}")
+        device = device_of(model)
+        return start if device is None else move_batch(dict(start), device)
     if not callable(start):
         raise TypeError(f"start: expected a guide or values by site, got {type(start).__name__}")
     return posterior_draws(start, num_chains, *args)

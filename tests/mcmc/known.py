@@ -1,15 +1,17 @@
 # Copyright Contributors to the pyro_groupprior project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A regression whose posterior is known."""
+"""A regression whose posterior is known, and a net to run short chains of."""
 
 import pyro
 import pyro.distributions as dist
 import torch
+from torch import nn
 
 import pyro_groupprior as pgp
 
 LOC, SCALE, NOISE = 0.5, 2.0, 0.7
+SHORT = {"num_samples": 4, "num_chains": 3, "ascent_steps": 5, "progress": False}
 
 
 def linear(x, y, num_data=None):
@@ -27,3 +29,9 @@ def exact(x, y):
     precision = x.T @ x / NOISE**2 + torch.eye(x.shape[1]) / SCALE**2
     covariance = precision.inverse()
     return covariance @ (x.T @ y / NOISE**2 + LOC / SCALE**2), covariance
+
+
+def small_net(num_data=12):
+    """17 weights."""
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
+    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=num_data)

@@ -8,7 +8,6 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc import run_hmc
@@ -73,75 +72,6 @@ def test_a_hierarchical_scale_agrees_with_quadrature():
     draws = result.get_samples()["w_scale"].log()
     assert abs(float(draws.mean()) - mean) < 0.1 * sd
     assert float(draws.std()) == pytest.approx(sd, rel=0.1)
-
-
-def small_net():
-    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
-    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12)
-
-
-OPTIONS = {
-    "num_samples": 4,
-    "warmup_steps": 6,
-    "num_chains": 3,
-    "num_steps": 3,
-    "ascent_steps": 5,
-    "progress": False,
-}
-
-
-def test_the_seed_decides_and_nothing_else_moves():
-    model, x = small_net(), torch.randn(12, 2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    first = run_hmc(model, x, x[:, :1], seed=3, **OPTIONS)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.randn(7)
-    again = run_hmc(model, x, x[:, :1], seed=3, **OPTIONS)
-    other = run_hmc(model, x, x[:, :1], seed=4, **OPTIONS)
-    assert torch.equal(first.samples["weights"], again.samples["weights"])
-    assert not torch.equal(first.samples["weights"], other.samples["weights"])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_chains_start_from_nets_of_their_own():
-    model, x = small_net(), torch.randn(12, 2)
-    options = OPTIONS | {"ascent_steps": 0, "warmup_steps": 0, "num_samples": 1}
-    weights = run_hmc(model, x, x[:, :1], **options).samples["weights"][:, 0]
-    assert (weights[0] - weights[1]).abs().max() > 0.1
-
-
-def test_starts_from_a_guide_or_from_values():
-    model, x = small_net(), torch.randn(12, 2)
-    guide = pgp.AutoMeanField(model)
-    guide.setup(x, x[:, :1])
-    first = run_hmc(model, x, x[:, :1], start=guide, **OPTIONS)
-    last = {name: value[:, -1] for name, value in first.samples.items()}
-    options = OPTIONS | {"ascent_steps": 0}
-    second = run_hmc(model, x, x[:, :1], start=last, **options)
-    assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
-    prediction = pgp.predict(model, second.get_samples(), x)
-    assert prediction.mean.shape == (12, 1)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
-        ({"num_steps": 0}, ValueError, "num_steps"),
-        ({"thin": 0}, ValueError, "thin"),
-        ({"start": 3}, TypeError, "start: expected a guide"),
-        ({"start": {"weights": torch.zeros(2, 17)}}, ValueError, "start: expected 3 values"),
-    ],
-)
-def test_bad_arguments(options, error, match):
-    with pytest.raises(error, match=match):
-        run_hmc(small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **(OPTIONS | options))
-
-
-def test_data_that_are_not_finite_are_told():
-    with pytest.raises(ValueError, match="NaN"):
-        run_hmc(small_net(), torch.full((12, 2), torch.nan), torch.zeros(12, 1), **OPTIONS)
 
 
 def test_windows_double_and_leave_the_end_to_the_step_size():

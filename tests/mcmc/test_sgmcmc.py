@@ -11,17 +11,9 @@ from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc import TemperatureWarning, run_sgmcmc
-from tests.mcmc.known import exact, linear
+from tests.mcmc.known import SHORT, exact, linear, small_net
 
-OPTIONS = {
-    "batch_size": 5,
-    "num_samples": 4,
-    "warmup_steps": 60,
-    "num_chains": 3,
-    "ascent_steps": 5,
-    "thin": 2,
-    "progress": False,
-}
+OPTIONS = SHORT | {"batch_size": 5, "warmup_steps": 60, "thin": 2}
 
 
 @pytest.mark.parametrize(("batch_size", "widest"), [(20, 2.0), (20, 5.0), (200, 2.0)])
@@ -56,59 +48,11 @@ def test_moments_of_a_conjugate_regression(batch_size, widest):
     assert (result.step_size > 0).all()
 
 
-def small_net(num_data=12):
-    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1))
-    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=num_data)
-
-
-def test_the_seed_decides_and_nothing_else_moves():
-    model, x = small_net(), torch.randn(12, 2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    first = run_sgmcmc(model, x, x[:, :1], seed=3, **OPTIONS)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.randn(7)
-    again = run_sgmcmc(model, x, x[:, :1], seed=3, **OPTIONS)
-    other = run_sgmcmc(model, x, x[:, :1], seed=4, **OPTIONS)
-    assert torch.equal(first.samples["weights"], again.samples["weights"])
-    assert not torch.equal(first.samples["weights"], other.samples["weights"])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_starts_from_a_guide_or_from_values():
-    model, x = small_net(), torch.randn(12, 2)
-    guide = pgp.AutoMeanField(model)
-    guide.setup(x, x[:, :1])
-    first = run_sgmcmc(model, x, x[:, :1], start=guide, **OPTIONS)
-    last = {name: value[:, -1] for name, value in first.samples.items()}
-    second = run_sgmcmc(model, x, x[:, :1], start=last, **(OPTIONS | {"ascent_steps": 0}))
-    assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
-    assert pgp.predict(model, second.get_samples(), x).mean.shape == (12, 1)
-
-
 def test_groups_and_classes_are_sampled_too():
     net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3))
     model = pgp.BayesianModule(net, pgp.likelihoods.Categorical(), num_data=12, grouping="column")
     result = run_sgmcmc(model, torch.randn(12, 2), torch.randint(3, (12,)), **OPTIONS)
     assert result.samples["weights_scale"].shape == (3, 4, model.assignment.num_groups)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"num_samples": 0}, ValueError, "num_samples: expected at least 1, got 0"),
-        ({"memory": 0.5}, ValueError, "memory: expected at least 1, got 0.5"),
-        ({"memory": torch.inf}, ValueError, "memory: expected"),
-        ({"num_samples": 2.5}, ValueError, "num_samples: expected"),
-        ({"thin": 0}, ValueError, "thin"),
-        ({"batch_size": 0}, ValueError, "batch_size: expected at least 1"),
-        ({"start": 3}, TypeError, "start: expected a guide"),
-        ({"start": {"weights": torch.zeros(2, 17)}}, ValueError, "start: expected 3 values"),
-    ],
-)
-def test_bad_arguments(options, error, match):
-    with pytest.raises(error, match=match):
-        run_sgmcmc(small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **(OPTIONS | options))
 
 
 def test_bad_data():
@@ -129,15 +73,6 @@ def test_every_target_is_looked_at(seed):
     y[37] = 7.0
     with pytest.raises(ValueError, match="zeros and ones"):
         run_sgmcmc(model, torch.zeros(60, 2), y, seed=seed, **OPTIONS)
-
-
-def test_point_parameters_stay_and_draws_carry_no_gradient():
-    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
-    model, x = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12), torch.randn(12, 2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = run_sgmcmc(model, x, x[:, :1], **OPTIONS)
-    assert not any(value.requires_grad for value in result.samples.values())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_chains_that_run_hot_are_told():

@@ -1,0 +1,92 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What all runs of chains have in common: numbers are checked, nothing outside is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..batch import check_batch, device_of, move_batch
+from ..nn import evaluation_mode
+
+
+def check_counts(least: int, **counts: int) -> None:
+    """
+    Refuse counts that are too small, or no whole numbers.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.frame import check_counts
+        >>> check_counts(1, num_samples=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_samples: expected at least 1, got 0
+
+    :param int least: the least allowed.
+    :param counts: by the name of the argument.
+    :raises TypeError: if one is no integer.
+    :raises ValueError: if one is too small.
+    """
+    for name, count in counts.items():
+        if not isinstance(count, int):
+            raise TypeError(f"{name}: expected an integer, got {count!r}")
+        if count < least:
+            raise ValueError(f"{name}: expected at least {least}, got {count}")
+
+
+def placed(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """
+    Data on the model's device.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.frame import placed
+        >>> placed(lambda x: None, (torch.ones(1),))
+        (tensor([1.]),)
+
+    :raises ValueError: if they are not finite.
+    """
+    check_batch(args, "args")
+    device = device_of(model)
+    return args if device is None else tuple(move_batch(value, device) for value in args)
+
+
+@contextmanager
+def undisturbed(model: Callable[..., Any], seed: int) -> Iterator[None]:
+    """
+    Run chains of a model in evaluation mode, from a seed and without gradients of point parameters;
+    afterwards all is as before, the process's random state included.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.frame import undisturbed
+        >>> with undisturbed(lambda: None, seed=0):
+        ...     first = torch.randn(2)
+        >>> with undisturbed(lambda: None, seed=0):
+        ...     bool((torch.randn(2) == first).all())
+        True
+    """
+    device = device_of(model)
+    devices = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices), evaluation_mode(model), torch.no_grad():
+        torch.manual_seed(seed)
+        yield
+
+
+def stack_draws(draws: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """
+    Draws by site, each ``[chains, draws, ...]``, of one ``[chains, ...]`` after the other.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.frame import stack_draws
+        >>> stack_draws([{"z": torch.zeros(4, 3)}] * 100)["z"].shape
+        torch.Size([4, 100, 3])
+    """
+    return {name: torch.stack([draw[name] for draw in draws], 1) for name in draws[0]}

@@ -1,0 +1,80 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What runs of HMC and of stochastic-gradient MCMC have in common."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+import pyro_groupprior as pgp
+from pyro_groupprior.mcmc import run_hmc, run_sgmcmc
+from tests.mcmc.known import SHORT, small_net
+
+RUNS = {
+    "hmc": functools.partial(run_hmc, **SHORT, warmup_steps=6, num_steps=3),
+    "sgmcmc": functools.partial(run_sgmcmc, **SHORT, warmup_steps=60, batch_size=5, thin=2),
+}
+both = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+
+
+@both
+def test_the_seed_decides_and_nothing_else_moves(run):
+    model, x = small_net(), torch.randn(12, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    first = run(model, x, x[:, :1], seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.randn(7)
+    again = run(model, x, x[:, :1], seed=3)
+    other = run(model, x, x[:, :1], seed=4)
+    assert torch.equal(first.samples["weights"], again.samples["weights"])
+    assert not torch.equal(first.samples["weights"], other.samples["weights"])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+@both
+def test_point_parameters_stay_and_draws_carry_no_gradient(run):
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
+    model, x = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12), torch.randn(12, 2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = run(model, x, x[:, :1])
+    assert not any(value.requires_grad for value in result.samples.values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+COMMON = [
+    ("num_samples", 0, ValueError, "num_samples: expected at least 1, got 0"),
+    ("num_samples", 2.5, TypeError, r"num_samples: expected an integer, got 2\.5"),
+    ("num_chains", 0, ValueError, "num_chains: expected at least 1"),
+    ("warmup_steps", -1, ValueError, "warmup_steps: expected at least 0"),
+    ("ascent_steps", -1, ValueError, "ascent_steps: expected at least 0"),
+    ("thin", 0, ValueError, "thin: expected at least 1"),
+    ("start", 3, TypeError, "start: expected a guide"),
+]
+OWN = [
+    ("num_steps", 0, ValueError, "num_steps: expected at least 1"),
+    ("batch_size", 0, ValueError, "batch_size: expected at least 1"),
+    ("memory", 0.5, ValueError, "memory: expected at least 1 and finite, got 0.5"),
+    ("memory", torch.inf, ValueError, "memory: expected at least 1 and finite, got inf"),
+    ("memory", torch.nan, ValueError, "memory: expected at least 1 and finite, got nan"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "error", "match"),
+    [(kind, *case) for kind in RUNS for case in COMMON]
+    + [("hmc" if case[0] == "num_steps" else "sgmcmc", *case) for case in OWN],
+)
+def test_bad_arguments(kind, name, value, error, match):
+    with pytest.raises(error, match=match):
+        RUNS[kind](small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **{name: value})
+
+
+@both
+def test_data_that_are_not_finite_are_told(run):
+    with pytest.raises(ValueError, match="NaN"):
+        run(small_net(), torch.full((12, 2), torch.nan), torch.zeros(12, 1))
