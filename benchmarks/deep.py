@@ -5,13 +5,15 @@
 
 Four hidden layers of 100 ReLU units on diamonds (8,000 rows to train on, log price), and a ResNet
 of 8 layers, 8-16-32 channels wide, on Fashion-MNIST (10,000 images to train on, the official
-10,000 to score on), two splits each, by ``pgp.fit`` as it stands. "falling": warnings that the
-loss still was when it ended; "rolled back": collapses repaired on the way; "dead": collapses left
-as they were. Seconds are those of the processor, one thread.
+10,000 to score on), two splits each, by ``pgp.fit`` as it stands. "rhat": of the function
+at a new row, over chains, the worst; "falling": warnings that the loss still was when it ended;
+"hot": that chains ran hotter than the posterior; "rolled back": collapses repaired on the way;
+"dead": collapses left as they were. Seconds are those of the processor, one thread.
 """
 
 import argparse
 import functools
+import math
 import statistics
 from typing import Any
 
@@ -21,7 +23,7 @@ from benchmarks import datasets, default, peers, scoring, timing
 from benchmarks.cells import Cells
 from benchmarks.nets import ResNet8, relu_net
 
-SPLITS, WIDTHS = 2, (100,) * 4
+SPLITS, WIDTHS, CHAINS = 2, (100,) * 4, 8
 METHODS = {
     "mlp diamonds": ("default", "ensemble", "dropout"),
     "resnet fashion": ("default",),
@@ -45,7 +47,8 @@ def run(case: str, seed: int, method: str) -> dict[str, Any]:
         split = datasets.classification(name, seed, images=True)
         return scoring.run(fit_resnet, split, (), seed)
     methods = {"default": fit_mlp, "ensemble": peers.ensemble, "dropout": peers.dropout}
-    return scoring.run(methods[method], datasets.regression(name, seed), WIDTHS, seed)
+    chains = CHAINS if method == "default" else None
+    return scoring.run(methods[method], datasets.regression(name, seed), WIDTHS, seed, chains)
 
 
 def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -53,17 +56,29 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
     figures: dict[str, float] = {}
     for case, methods in METHODS.items():
         second = ("accuracy", "ece") if case.startswith("resnet") else ("rmse", "coverage")
-        columns = ("nll", *second, "falling", "rolled_back", "dead", "seconds")
+        columns = (
+            "nll",
+            *second,
+            "rhat",
+            "rhat_median",
+            "falling",
+            "hot",
+            "rolled_back",
+            "dead",
+            "seconds",
+        )
         rows = []
         for method in methods:
             keys = [f"{case} {seed} {method}" for seed in range(SPLITS)]
             runs = [cells[key] for key in keys if key in cells]
             if runs:
                 means = {
-                    column: statistics.fmean(run[column] for run in runs) for column in columns
+                    column: statistics.fmean(run.get(column, math.nan) for run in runs)
+                    for column in columns
                 }
                 rows.append([method, str(len(runs)), *(f"{mean:.3g}" for mean in means.values())])
-                figures |= {f"{c}_{case.split()[1]}_{method}": mean for c, mean in means.items()}
+                named = {f"{c}_{case.split()[1]}_{method}": mean for c, mean in means.items()}
+                figures |= {name: mean for name, mean in named.items() if not math.isnan(mean)}
         if rows:
             timing.print_table(case, ["method", "splits", *columns], rows)
     return figures

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import arviz
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +30,7 @@ from numpyro.infer.util import log_density
 from safetensors.numpy import save_file
 
 import pyro_groupprior as pgp
-from benchmarks import datasets, timing
+from benchmarks import datasets, scoring, timing
 from benchmarks.candidates import bayesian
 from benchmarks.cells import commit
 from benchmarks.judged import NETS, SPLITS, path_of, read, scores
@@ -126,7 +125,7 @@ def run(name: str, net: str, seed: int, minutes: float) -> None:
         mcmc.post_warmup_state = mcmc.last_state
         key = mcmc.post_warmup_state.rng_key
         kept = {k: np.concatenate([b[k] for b in blocks], 1) for k in blocks[0]}
-        rhat = float(np.max(rhats(kept["function"])))
+        rhat = float(np.max(scoring.rhats(kept["function"])))
         minutes_so_far = (time.perf_counter() - start) / 60
         print(
             f"{name} {net} {seed}: {kept['noise'].shape[1]} draws, R-hat {rhat:.3f}, "
@@ -134,14 +133,6 @@ def run(name: str, net: str, seed: int, minutes: float) -> None:
             flush=True,
         )
     write(path_of(name, net, seed), kept, split, rhat, time.process_time() - cpu)
-
-
-def rhats(function: np.ndarray) -> np.ndarray:
-    """Rank-normalised split R-hat of each test row's function value.
-
-    :param function: Draws, shape ``[chains, draws, rows]``.
-    """
-    return arviz.rhat(arviz.convert_to_dataset(function))["x"].to_numpy()
 
 
 def write(
@@ -161,7 +152,7 @@ def write(
     }
     found = {
         "rhat": rhat,
-        "rhat_median": float(np.median(rhats(kept["function"]))),
+        "rhat_median": float(np.median(scoring.rhats(kept["function"]))),
         "draws": draws,
         "chains": chains,
         "divergences": int(kept["diverging"].sum()),

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import arviz
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
@@ -27,9 +29,12 @@ def run(
     split: Split,
     hidden: tuple[int, ...],
     seed: int,
+    chains: int | None = None,
 ) -> dict[str, Any]:
     """Run and score one method, and count its warnings.
 
+    :param chains: That a regression's draws come from, one after the other: adds ``rhat`` of the
+        function, the largest over new rows, and its median.
     :return: What :func:`score` gives; ``seconds`` of the processor; ``falling``, warnings that a
         loss still was; ``hot``, that chains ran hotter than the posterior; ``rolled_back``, repairs
         of a collapse; ``dead``, collapses left as they were.
@@ -44,13 +49,25 @@ def run(
     seconds = time.process_time() - start
     collapses = [str(w.message) for w in told if issubclass(w.category, CollapseWarning)]
     rolled_back = sum("Rolled back" in message for message in collapses)
-    return score(function.detach(), noise, split) | {
+    found = score(function.detach(), noise, split)
+    if chains:
+        each = rhats(function.unflatten(0, (chains, -1)).numpy())
+        found |= {"rhat": float(np.max(each)), "rhat_median": float(np.median(each))}
+    return found | {
         "seconds": seconds,
         "falling": sum(issubclass(w.category, ConvergenceWarning) for w in told),
         "hot": sum(issubclass(w.category, TemperatureWarning) for w in told),
         "rolled_back": rolled_back,
         "dead": len(collapses) - rolled_back,
     }
+
+
+def rhats(function: np.ndarray) -> np.ndarray:
+    """Rank-normalised split R-hat of each test row's function value.
+
+    :param function: Draws, shape ``[chains, draws, rows]``.
+    """
+    return arviz.rhat(arviz.convert_to_dataset(function))["x"].to_numpy()
 
 
 def score(function: Tensor, noise: Tensor | None, split: Split) -> dict[str, float]:
