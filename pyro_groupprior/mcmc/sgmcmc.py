@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from ..batch import count_rows, device_of, take_rows
 from ..svi.checks import check_num_rows
+from ..svi.parameters import quiet
 from .draws import ChainDraws
 from .frame import check_counts, placed, stack_draws, undisturbed
 from .gradient import fast, value_and_gradient
 from .langevin import Batch, LangevinAdaptation
-from .log_density import LogDensity
+from .log_density import LogDensity, latent_nodes
 from .starts import ascend, chain_starts
 
 FIRST_LOOKS = 10  # at the curvature, before the first step
@@ -112,8 +113,8 @@ def run_sgmcmc(
         run hot.
     :raises TypeError: if ``start`` or a number is of the wrong kind.
     :raises ValueError: if a number is out of range, ``start`` has not a value for each site,
-        data are not finite or of unequal rows, the
-        model has no latent sites, or does not know the size of data that come in batches.
+        data are not finite or of unequal rows, or the model has no latent sites, has latents of
+        single rows, or does not know the size of data that come in batches.
     :raises FloatingPointError: if the chains run away to where gradients are not finite.
     """
     check_counts(1, batch_size=batch_size, num_samples=num_samples, num_chains=num_chains)
@@ -129,6 +130,7 @@ def run_sgmcmc(
         first = next(batches)
         _check_all(model, args, num_rows, batch_size)
         density = LogDensity(model, first)
+        _check_latents(model, args, density)
         # Validation would check every chain's every value, for a third of the time.
         stack.enter_context(pyro.validation_enabled(False))
         position = density.unconstrain(chain_starts(density, start, num_chains))
@@ -177,6 +179,19 @@ def _check_all(model: Callable[..., Any], args: Batch, num_rows: int, batch_size
     with poutine.block():
         for start in range(0, num_rows, batch_size):
             model(*take_rows(args, torch.arange(start, min(start + batch_size, num_rows))))
+
+
+def _check_latents(model: Callable[..., Any], args: Batch, density: LogDensity) -> None:
+    """Latents of single rows would be taken for those of other rows at every step."""
+    with quiet(model), poutine.block():
+        trace = poutine.trace(model).get_trace(*take_rows(args, torch.arange(1)))
+    for name, node in latent_nodes(trace).items():
+        if node["value"].shape != density.shapes[name]:
+            raise ValueError(
+                f"model: expected the same latents for all rows, but {name!r} has the shape "
+                f"{tuple(density.shapes[name])} for a batch and {tuple(node['value'].shape)} for "
+                "one row"
+            )
 
 
 def _check_temperature(temperature: Tensor, most: float) -> None:

@@ -5,6 +5,8 @@
 
 import functools
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -73,6 +75,16 @@ def test_every_target_is_looked_at(seed):
     y[37] = 7.0
     with pytest.raises(ValueError, match="zeros and ones"):
         run_sgmcmc(model, torch.zeros(60, 2), y, seed=seed, **OPTIONS)
+
+
+def test_latents_of_single_rows_are_refused():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    with pytest.raises(ValueError, match=r"latents for all rows, but 'z' .* \(5,\) .* \(1,\)"):
+        run_sgmcmc(model, torch.zeros(12, 2), torch.zeros(12), **OPTIONS)
 
 
 def test_chains_that_run_hot_are_told():
