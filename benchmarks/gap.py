@@ -99,8 +99,37 @@ def summary(cells: Cells) -> dict[str, float]:
         values = [v for k, v in figures.items() if k.startswith(bar) and k.endswith(f"_{DEFAULT}")]
         if values:
             figures[key] = statistics.median(values)
+    print_overview(cells, figures)
     print(f"\nall cells, by commit {cells.commits}")
     return figures
+
+
+def print_overview(cells: Cells, figures: dict[str, float]) -> None:
+    """Print a row for each candidate: its NLL on all sets and nets, in brackets from one split."""
+    nets = [(name, net) for name in datasets.REGRESSION for net in judged.NETS]
+    found = [runs_of(cells, name, net) for name, net in nets]
+    rows = []
+    for candidate in ("nuts", *candidates.CANDIDATES):
+        runs = [list(by.get(candidate, {}).values()) for by in found]
+        if not any(runs):
+            continue
+        nll = [f"{mean(of, 'nll'):.2f}" if of else "" for of in runs]
+        part = [0 < len(of) < judged.SPLITS for of in runs]
+        shares = [
+            share
+            for name in datasets.REGRESSION
+            if (share := figures.get(f"closed_{name}_{candidate}")) is not None
+        ]
+        rows.append(
+            [
+                candidate,
+                *(f"({value})" if less else value for value, less in zip(nll, part, strict=True)),
+                f"{statistics.median(shares):.2f}" if shares else "",
+                f"{mean((run for of in runs for run in of), 'seconds'):.0f}",
+            ]
+        )
+    header = ["NLL", *(f"{name} {net}" for name, net in nets), "closed", "s"]
+    timing.print_table("all sets and nets", header, rows)
 
 
 def print_runs(title: str, found: dict[str, dict[int, dict[str, Any]]]) -> None:

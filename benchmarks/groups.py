@@ -125,23 +125,39 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
     for name, splits in SETS.items():
         for net in judged.NETS:
             print_set(cells, name, net, splits)
-        means = {method: _mean(cells, name, splits, method) for method in (*OURS, *PEERS)}
-        figures |= {f"nll_{name}_{method}": mean for method, mean in means.items() if mean}
-        if chosen is not None and all(means[m] is not None for m in (chosen, *PEERS)):
+        found = {method: _runs(cells, name, splits, method) for method in (*OURS, *PEERS)}
+        means = {
+            m: statistics.fmean(run["nll"] for run in runs) for m, runs in found.items() if runs
+        }
+        figures |= {f"nll_{name}_{method}": mean for method, mean in means.items()}
+        if chosen is not None and {chosen, *PEERS} <= means.keys():
             judged_sets += 1
-            won += all(means[chosen] < means[peer] for peer in PEERS)  # type: ignore[operator]
+            won += all(means[chosen] < means[peer] for peer in PEERS)
+    print_overview(cells)
     if chosen is not None:
         print(f"\nour one setting, by validation rows: {chosen}")
         figures |= {"sets": judged_sets, "sets_won": won}
     return figures
 
 
-def _mean(cells: dict[str, dict[str, Any]], name: str, splits: int, method: str) -> float | None:
-    """Average the NLL over nets and splits; None while one is missing."""
+def _runs(
+    cells: dict[str, dict[str, Any]], name: str, splits: int, method: str
+) -> list[dict[str, Any]]:
+    """Gather the runs of all nets and splits; none while one is missing."""
     keys = [key(name, net, seed, method) for net in judged.NETS for seed in range(splits)]
-    if any(k not in cells for k in keys):
-        return None
-    return statistics.fmean(cells[k]["nll"] for k in keys)
+    return [cells[k] for k in keys] if all(k in cells for k in keys) else []
+
+
+def print_overview(cells: dict[str, dict[str, Any]]) -> None:
+    """Print a row for each method: its NLL on every set, over nets and splits, and the time."""
+    rows = []
+    for method in (*OURS, *PEERS):
+        runs = [_runs(cells, name, splits, method) for name, splits in SETS.items()]
+        if any(runs):
+            nll = [f"{statistics.fmean(run['nll'] for run in of):.3f}" if of else "" for of in runs]
+            seconds = statistics.fmean(run["seconds"] for of in runs for run in of)
+            rows.append([method, *nll, f"{seconds:.0f}"])
+    timing.print_table("NLL over both nets, where all splits are there", ["", *SETS, "s"], rows)
 
 
 def print_set(cells: dict[str, dict[str, Any]], name: str, net: str, splits: int) -> None:

@@ -108,21 +108,21 @@ def print_timings(title: str, timings: Timings, reference: str) -> None:
 
 
 def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table with the first column flush left and the others flush right.
+    """Print a table in Markdown, aligned: the first column to the left, the others to the right.
 
     :param str title: Heading of the table.
     :param header: Names of the columns.
     :param rows: The cells, row by row.
     """
     lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    print(f"\n{title}")
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(header))]
+    first, *others = widths
+    lines.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    print(f"\n{title}\n")
     for line in lines:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([first, *rest]).rstrip())
+        left, *rest = line
+        cells = [left.ljust(first), *map(str.rjust, rest, others)]
+        print("| " + " | ".join(cells) + " |")
 
 
 def print_json(figures: Mapping[str, float]) -> None:
