@@ -12,7 +12,6 @@ same split, with standard errors. Run as ``python -m benchmarks.groups --ablatio
 
 import dataclasses
 import functools
-import math
 import statistics
 from typing import Any
 
@@ -116,10 +115,9 @@ def main(quick: bool) -> None:
         differences = []
         for kind in ("layer", "column"):
             values = less(cells.cells, case, kind)
-            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-            mean = statistics.fmean(values) if values else math.nan
-            differences.append(f"{mean:+.3f} +- {error:.3f}")
-            figures[f"less_{kind}_{case.name}"] = mean
+            differences.append(timing.mean_and_error(values))
+            if values:
+                figures[f"less_{kind}_{case.name}"] = statistics.fmean(values)
         shape = [case.depth, case.width, case.rows]
         way = [case.groups, "soft" if case.soft else "hard", case.phases]
         plain = case.kind in ("layer", "column")

@@ -16,7 +16,6 @@ rows of the first split of every set, with one hidden layer. ``--ablation``: see
 
 import argparse
 import functools
-import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -171,13 +170,12 @@ def print_set(cells: dict[str, dict[str, Any]], name: str, net: str, splits: int
             continue
         base = {s: cells.get(key(name, net, s, "layer")) for s in found}
         less = [cell["nll"] - base[s]["nll"] for s, cell in found.items() if base[s]]  # type: ignore[index]
-        error = statistics.stdev(less) / math.sqrt(len(less)) if len(less) > 1 else math.nan
         rows.append(
             [
                 method + "*" * any(cell["falling"] for cell in found.values()),
                 str(len(found)),
                 f"{statistics.fmean(cell['nll'] for cell in found.values()):.3f}",
-                f"{statistics.fmean(less):+.3f} +- {error:.3f}" if less else "",
+                "" if method == "layer" else timing.mean_and_error(less),
                 *(f"{statistics.fmean(c[n] for c in found.values()):.3f}" for n in names),
                 f"{statistics.fmean(cell['seconds'] for cell in found.values()):.0f}",
             ]

@@ -218,8 +218,7 @@ def _score_row(method: str, runs: dict[int, Any], layer: dict[int, Any], quality
         pairs = [runs[seed][key] - layer[seed][key] for seed in runs if seed in layer]
         if method == "layer" or len(pairs) < 2:
             return ""
-        error = statistics.stdev(pairs) / math.sqrt(len(pairs))
-        return f"{statistics.fmean(pairs):+.3f} ± {error:.3f}"
+        return timing.mean_and_error(pairs)
 
     columns = [f"{_mean(runs, key):.3f}" for key in ("elbo", "elbo_net", "nll")]
     return [

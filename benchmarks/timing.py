@@ -10,6 +10,7 @@ may come from different machines, as it were. So the callables take turns, block
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -123,6 +124,19 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         left, *rest = line
         cells = [left.ljust(first), *map(str.rjust, rest, others)]
         print("| " + " | ".join(cells) + " |")
+
+
+def mean_and_error(values: Sequence[float]) -> str:
+    """Give paired differences as ``mean ± standard error``; without the error where there is one.
+
+    :param values: The differences; an empty text if there are none.
+    """
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):+.3f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"
 
 
 def print_json(figures: Mapping[str, float]) -> None:
