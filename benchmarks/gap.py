@@ -69,8 +69,10 @@ def mean(runs: Iterable[dict[str, Any]], key: str) -> float:
 def summary(cells: Cells) -> dict[str, float]:
     """Print a table for each data set and net; average for each data set."""
     figures: dict[str, float] = {}
+    nets = [(name, net) for name in datasets.REGRESSION for net in judged.NETS]
+    runs_by_net = {(name, net): runs_of(cells, name, net) for name, net in nets}
     for name in datasets.REGRESSION:
-        by_net = {net: runs_of(cells, name, net) for net in judged.NETS}
+        by_net = {net: runs_by_net[name, net] for net in judged.NETS}
         for net, found in by_net.items():
             print_runs(f"{name}, {net} hidden", found)
         # Averages of the same runs: those of nets and splits that plain Pyro and NUTS have too.
@@ -99,37 +101,37 @@ def summary(cells: Cells) -> dict[str, float]:
         values = [v for k, v in figures.items() if k.startswith(bar) and k.endswith(f"_{DEFAULT}")]
         if values:
             figures[key] = statistics.median(values)
-    print_overview(cells, figures)
+    print_overview(runs_by_net, figures)
     print(f"\nall cells, by commit {cells.commits}")
     return figures
 
 
-def print_overview(cells: Cells, figures: dict[str, float]) -> None:
+def print_overview(
+    found: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]], figures: dict[str, float]
+) -> None:
     """Print a row for each candidate: its NLL on all sets and nets, in brackets from one split."""
-    nets = [(name, net) for name in datasets.REGRESSION for net in judged.NETS]
-    found = [runs_of(cells, name, net) for name, net in nets]
     rows = []
     for candidate in ("nuts", *candidates.CANDIDATES):
-        runs = [list(by.get(candidate, {}).values()) for by in found]
+        runs = [list(by.get(candidate, {}).values()) for by in found.values()]
         if not any(runs):
             continue
-        nll = [f"{mean(of, 'nll'):.2f}" if of else "" for of in runs]
-        part = [0 < len(of) < judged.SPLITS for of in runs]
         shares = [
             share
             for name in datasets.REGRESSION
             if (share := figures.get(f"closed_{name}_{candidate}")) is not None
         ]
-        rows.append(
-            [
-                candidate,
-                *(f"({value})" if less else value for value, less in zip(nll, part, strict=True)),
-                f"{statistics.median(shares):.2f}" if shares else "",
-                f"{mean((run for of in runs for run in of), 'seconds'):.0f}",
-            ]
-        )
-    header = ["NLL", *(f"{name} {net}" for name, net in nets), "closed", "s"]
+        share = f"{statistics.median(shares):.2f}" if shares else ""
+        seconds = f"{mean((run for of in runs for run in of), 'seconds'):.0f}"
+        rows.append([candidate, *map(_nll, runs), share, seconds])
+    header = ["NLL", *(f"{name} {net}" for name, net in found), "closed", "s"]
     timing.print_table("all sets and nets", header, rows)
+
+
+def _nll(runs: Sequence[dict[str, Any]]) -> str:
+    if not runs:
+        return ""
+    text = f"{mean(runs, 'nll'):.2f}"
+    return text if len(runs) == judged.SPLITS else f"({text})"
 
 
 def print_runs(title: str, found: dict[str, dict[int, dict[str, Any]]]) -> None:

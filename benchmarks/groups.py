@@ -86,9 +86,10 @@ def load(name: str, seed: int) -> datasets.Split:
 
 def run(name: str, net: str, seed: int, method: str, validation: bool = False) -> dict[str, Any]:
     """Run and score one method on one split; what ``benchmarks.gap`` has run is not run again."""
-    there = gap.stored().cells.get(f"{name} {net} {seed} {IN_GAP.get(method)}")
-    if there and not validation:
-        return {figure: value for figure, value in there.items() if figure != "settings"}
+    if method in IN_GAP and not validation:
+        there = gap.stored().cells.get(f"{name} {net} {seed} {IN_GAP[method]}")
+        if there:
+            return there
     split = load(name, seed)
     if validation:
         split = datasets.validation(split, seed)

@@ -38,8 +38,13 @@ def check_batch(value: Any, where: str = "batch") -> None:
             check_batch(item, f"{where}[{number}]")
 
 
-def move_batch(value: Any, device: torch.device) -> Any:
-    """Tensors, in any nesting of lists, tuples and dictionaries, on another device."""
+def move_batch(value: Any, device: torch.device | None) -> Any:
+    """
+    Tensors, in any nesting of lists, tuples and dictionaries, on another device; None: where they
+    are.
+    """
+    if device is None:
+        return value
     return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import check_batch, device_of, move_batch
-from ..nn import evaluation_mode
+from ..svi.parameters import quiet
 
 
 def check_counts(least: int, **counts: int) -> None:
@@ -34,7 +35,7 @@ def check_counts(least: int, **counts: int) -> None:
     :raises ValueError: if one is too small.
     """
     for name, count in counts.items():
-        if not isinstance(count, int):
+        if not isinstance(count, Integral):
             raise TypeError(f"{name}: expected an integer, got {count!r}")
         if count < least:
             raise ValueError(f"{name}: expected at least {least}, got {count}")
@@ -53,8 +54,7 @@ def placed(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
     :raises ValueError: if they are not finite.
     """
     check_batch(args, "args")
-    device = device_of(model)
-    return args if device is None else tuple(move_batch(value, device) for value in args)
+    return move_batch(args, device_of(model))
 
 
 @contextmanager
@@ -72,9 +72,7 @@ def undisturbed(model: Callable[..., Any], seed: int) -> Iterator[None]:
         ...     bool((torch.randn(2) == first).all())
         True
     """
-    device = device_of(model)
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices), evaluation_mode(model), torch.no_grad():
+    with quiet(model):
         torch.manual_seed(seed)
         yield
 

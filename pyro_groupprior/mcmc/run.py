@@ -22,6 +22,7 @@ from ..assignment import Assignment
 from ..assignment_buffer import AssignmentBuffer
 from ..svi.groups import GroupSite, find_groups
 from ..svi.random_state import get_random_state, set_random_state
+from .frame import check_counts
 from .gibbs import GibbsGroups, positive
 from .result import GibbsResult, collect_chains
 
@@ -79,13 +80,8 @@ def run_gibbs(
     :raises TypeError: if an argument is of the wrong kind.
     :raises ValueError: if an argument is out of range, or :class:`GibbsGroups` refuses the model.
     """
-    for name, number, least in (
-        ("num_samples", num_samples, 1),
-        ("warmup_steps", warmup_steps, 0),
-        ("num_chains", num_chains, 1),
-    ):
-        if number < least:
-            raise ValueError(f"{name}: expected at least {least}, got {number}")
+    check_counts(1, num_samples=num_samples, num_chains=num_chains)
+    check_counts(0, warmup_steps=warmup_steps)
     positive("concentration", concentration)
     seeds = np.random.SeedSequence(seed).generate_state(num_chains).tolist()
     state, sites = get_random_state(), find_groups(model, *args)

@@ -43,8 +43,7 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
         got = {name: tuple(value.shape) for name, value in start.items()}
         if got != expected:
             raise ValueError(f"start: expected values of shapes {expected}, got {got}")
-        device = device_of(model)
-        return start if device is None else move_batch(dict(start), device)
+        return move_batch(start, device_of(model))
     if not callable(start):
         raise TypeError(f"start: expected a guide or values by site, got {type(start).__name__}")
     return posterior_draws(start, num_chains, *args)

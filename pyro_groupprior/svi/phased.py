@@ -333,8 +333,7 @@ class PhasedSVI:
         for batch in self.batches.epoch(loader):
             if device is None:
                 device = device_of(self.model)
-            if device is not None:
-                batch = move_batch(batch, device)
+            batch = move_batch(batch, device)
             if self.until_converged and self.optimizer is not None:
                 self.convergence.set_rate(self)
             try:

@@ -5,6 +5,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -37,6 +38,25 @@ def test_the_seed_decides_and_nothing_else_moves(run):
 
 
 @both
+def test_starts_from_a_guide_or_from_values(run):
+    model, x = small_net(), torch.randn(12, 2)
+    guide = pgp.AutoMeanField(model)
+    guide.setup(x, x[:, :1])
+    first = run(model, x, x[:, :1], start=guide)
+    last = {name: value[:, -1] for name, value in first.samples.items()}
+    second = run(model, x, x[:, :1], start=last, ascent_steps=0)
+    assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
+    assert pgp.predict(model, second.get_samples(), x).mean.shape == (12, 1)
+
+
+def test_chains_start_from_nets_of_their_own():
+    model, x = small_net(), torch.randn(12, 2)
+    options = {"ascent_steps": 0, "warmup_steps": 0, "num_samples": 1}
+    weights = RUNS["hmc"](model, x, x[:, :1], **options).samples["weights"][:, 0]
+    assert (weights[0] - weights[1]).abs().max() > 0.1
+
+
+@both
 def test_point_parameters_stay_and_draws_carry_no_gradient(run):
     net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
     model, x = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=12), torch.randn(12, 2)
@@ -54,6 +74,7 @@ COMMON = [
     ("ascent_steps", -1, ValueError, "ascent_steps: expected at least 0"),
     ("thin", 0, ValueError, "thin: expected at least 1"),
     ("start", 3, TypeError, "start: expected a guide"),
+    ("start", {"weights": torch.zeros(2, 17)}, ValueError, r"start: expected .* \(3, 17\)"),
 ]
 OWN = [
     ("num_steps", 0, ValueError, "num_steps: expected at least 1"),
@@ -72,6 +93,12 @@ OWN = [
 def test_bad_arguments(kind, name, value, error, match):
     with pytest.raises(error, match=match):
         RUNS[kind](small_net(), torch.zeros(12, 2), torch.zeros(12, 1), **{name: value})
+
+
+@both
+def test_counts_may_be_those_of_numpy(run):
+    x = torch.randn(12, 2)
+    assert run(small_net(), x, x[:, :1], num_samples=np.int64(2)).samples["noise"].shape[1] == 2
 
 
 @both
