@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
+from .batch import device_of, move_batch
 from .guides import AutoMeanField, SiteGuide
 from .mcmc import run_hmc, run_sgmcmc
 from .nn import BayesianModule, evaluation_mode
 from .regrouping import Regroup
-from .svi import PhasedSVI
+from .svi import Checkpoint, PhasedSVI
 from .svi.checks import check_num_rows
 from .svi.random_state import get_random_state, set_random_state
 
@@ -27,6 +29,7 @@ METHODS = ("auto", "hmc", "sgmcmc", "svi")
 MOST_FOR_HMC, MOST_FOR_SGMCMC = 10_000_000, 50_000_000
 WHOLE = 2048  # so many rows at most are one batch of SVI
 BATCH = 256
+STEPS_KEPT = 1000  # of SVI between two checkpoints
 
 Batches = list[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, ...]]
 Posterior = SiteGuide | dict[str, Tensor]
@@ -41,6 +44,7 @@ def fit(
     method: str = "auto",
     seed: int = 0,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> Posterior:
     """
     Find a net's posterior with no more to be said: by eight chains, as far as they are affordable,
@@ -77,6 +81,8 @@ def fit(
     :param str method: one of the table, or ``"auto"`` to choose by size.
     :param int seed: the same seed gives the same posterior. The process keeps its random state.
     :param bool progress: show progress bars.
+    :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call goes
+        on from it. Chains begin anew.
     :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
     :raises TypeError: if the model is no :class:`BayesianModule`.
     :raises ValueError: if the method is unknown, rows do not match, or data are not finite.
@@ -92,7 +98,7 @@ def fit(
     if method == "sgmcmc":
         check_num_rows(model, len(x), BATCH)
     trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
-    guide = _guide(model, x, y, regroup, seed, progress) if trained else None
+    guide = _guide(model, x, y, regroup, seed, progress, checkpoint) if trained else None
     if guide is not None and method == "svi":
         return guide
     options: dict[str, Any] = {"start": guide, "seed": seed, "progress": progress}
@@ -116,14 +122,27 @@ def _by_size(model: BayesianModule, x: Tensor) -> str:
 
 
 def _guide(
-    model: BayesianModule, x: Tensor, y: Tensor, regroup: Regroup | None, seed: int, progress: bool
+    model: BayesianModule,
+    x: Tensor,
+    y: Tensor,
+    regroup: Regroup | None,
+    seed: int,
+    progress: bool,
+    checkpoint: str | Path | None,
 ) -> SiteGuide:
     state = get_random_state()
     try:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # clusterers may draw from it
         svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
-        svi.run(_batches(x, y), progress=progress)
+        if checkpoint is not None:
+            svi.callbacks.append(Checkpoint(checkpoint, steps=STEPS_KEPT))
+            if Path(checkpoint).exists():
+                svi.load(checkpoint, *move_batch((x[:BATCH], y[:BATCH]), device_of(model)))
+        if svi.convergence.stage != "done":
+            svi.run(_batches(x, y), progress=progress)
+            if checkpoint is not None:
+                svi.save(checkpoint)
     finally:
         set_random_state(*state)
     return svi.guide

@@ -14,6 +14,7 @@ import pyro_groupprior as pgp
 from pyro_groupprior import AutoMeanField, BayesianModule, Regroup, fit, likelihoods
 from pyro_groupprior.fitting import _batches, _by_size
 from pyro_groupprior.mcmc import run_hmc, run_sgmcmc
+from pyro_groupprior.svi import Checkpoint
 from tests.svi.runs import Planned
 
 COEFFICIENTS = torch.tensor([[1.0], [-2.0], [0.3]])
@@ -100,6 +101,29 @@ def test_a_seed_gives_the_same_and_leaves_the_process_alone(data):
     assert torch.equal(one.moments("weights")[0], two.moments("weights")[0])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
+
+
+def test_an_interrupted_fit_goes_on(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("pyro_groupprior.fitting.STEPS_KEPT", 100)
+    options = {"method": "svi", "progress": False, "checkpoint": tmp_path / "run"}
+    torch.manual_seed(0)
+    whole = fit(linear(), *data, method="svi", progress=False)
+    torch.manual_seed(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "on_epoch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(linear(), *data, **options)
+    torch.manual_seed(1)
+    model = linear()  # from other weights
+    resumed = fit(model, *data, **options)
+    assert torch.equal(resumed.moments("weights")[0], whole.moments("weights")[0])
+    again = fit(model, *data, **options)  # nothing is left to do
+    assert torch.equal(again.moments("weights")[0], whole.moments("weights")[0])
+
+
+def interrupt(callback, svi):
+    if svi.epoch == 250:
+        raise KeyboardInterrupt
 
 
 def test_the_size_of_a_convolution_is_that_of_its_work():

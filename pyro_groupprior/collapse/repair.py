@@ -99,7 +99,8 @@ class CollapseRepair(CollapseMonitor):
     def check(self, svi: PhasedSVI) -> None:
         super().check(svi)
         age = svi.epoch - (self._start if self._healthy is None else self._healthy)
-        due = age >= (self._end - self._start) / POINTS
+        # A run until it has converged may pass its end.
+        due = age >= max(self._end - self._start, svi.epoch - self._start) / POINTS
         fine = svi.kl_weight == 1.0 and all(
             s.signal >= MARGIN * self.threshold for s in self.records[-1][-1] if s.kind != GROUP
         )

@@ -67,7 +67,9 @@ class UntilConverged:
     again, until they have settled.
 
     The loss has stalled if, with two standard errors to spare, the last quarter of a stage has
-    brought less than the tolerance. Noise therefore lengthens a run, it does not end it.
+    brought less than the tolerance. Noise therefore lengthens a run, it does not end it. A stage
+    that leaves only half as many steps until ``max_steps`` ends too, so that a run always has the
+    annealing that it needs to be as good as its length allows.
 
     Example::
 
@@ -79,8 +81,8 @@ class UntilConverged:
         'done'
 
     :param float tolerance: nats per row of data; of few data, one nat for all of them.
-    :param int max_steps: of one run. There is a :class:`ConvergenceWarning` when they have not
-        been enough.
+    :param int max_steps: of one run, to the end of an epoch. There is a
+        :class:`ConvergenceWarning` when they have not been enough.
     :raises ValueError: if a number is not positive.
     """
 
@@ -93,6 +95,7 @@ class UntilConverged:
         self.stage = "steady"  # "anneal", "done"
         self._start_epoch = self._start_step = self._end_step = 0
         self._run_start = self._next_look = 0
+        self._cut_from: int | None = None  # first epoch of a stage that was ended by max_steps
         self._rates: list[float] = []
 
     def state(self) -> dict[str, Any]:
@@ -111,7 +114,7 @@ class UntilConverged:
     def begin(self, svi: PhasedSVI) -> None:
         """Begin a run, or go on with one that a checkpoint has left."""
         if self.stage == "done" or svi.step_count == 0:
-            self._run_start = svi.step_count
+            self._run_start, self._cut_from = svi.step_count, None
             self._begin_stage(svi, "steady")
 
     def outlook(self, batches: int | None) -> int:
@@ -126,6 +129,11 @@ class UntilConverged:
         assert svi.optimizer is not None
         groups = svi.optimizer.param_groups
         self._rates = self._rates or [float(group["lr"]) for group in groups]
+        last = self._run_start + self.max_steps
+        half = (svi.step_count - self._start_step) / 2
+        if self.stage == "steady" and svi.kl_weight == 1.0 and 0 < last - svi.step_count <= half:
+            self._cut_from = self._start_epoch
+            self._anneal(svi, last)
         factor = 1.0
         if self.stage == "anneal":
             done = (svi.step_count - self._start_step) / (self._end_step - self._start_step)
@@ -139,19 +147,31 @@ class UntilConverged:
             self._begin_stage(svi, "steady")  # also after a collapse has been rolled back
         elif self.stage == "steady" and self._has_stalled(svi):
             steps = max(svi.step_count - self._start_step, LEAST_STEPS) // 2
-            self._begin_stage(svi, "anneal")
-            self._end_step = svi.step_count + steps
-        elif self.stage == "anneal" and svi.step_count >= self._end_step:
+            self._anneal(svi, svi.step_count + steps)
+        elif self.stage == "anneal" and svi.step_count >= self._end_step and self._cut_from is None:
             self._begin_stage(svi, "steady" if self._regroup(svi) else "done")
         svi.should_stop = svi.should_stop or self.stage == "done"
         if not svi.should_stop and svi.step_count - self._run_start >= self.max_steps:
             svi.should_stop = True
-            warnings.warn(
-                f"max_steps: {self.max_steps} steps have not been enough for the loss to settle to "
-                f"{self.tolerance} nats a row; it is at {svi.history.epochs[-1].loss:.6g}",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+            warnings.warn(self._not_enough(svi), ConvergenceWarning, stacklevel=2)
+            self._begin_stage(svi, "done")
+
+    def _anneal(self, svi: PhasedSVI, end_step: int) -> None:
+        self._begin_stage(svi, "anneal")
+        self._end_step = end_step
+
+    def _not_enough(self, svi: PhasedSVI) -> str:
+        message = (
+            f"max_steps: {self.max_steps} steps have not been enough for the loss to settle to "
+            f"{self.tolerance} nats a row; it is at {svi.history.epochs[-1].loss:.6g}"
+        )
+        if self._cut_from is None:
+            return message
+        losses = [record.loss for record in svi.history.epochs[self._cut_from : self._start_epoch]]
+        if len(losses) < LEAST_EPOCHS:
+            return message
+        fall = loss_fall(losses)[0] / num_rows(svi)
+        return f"{message}. Before the rate was lowered, a quarter brought {fall:.2g} nats a row"
 
     def _begin_stage(self, svi: PhasedSVI, stage: str) -> None:
         self.stage, self._start_epoch, self._start_step = stage, svi.epoch, svi.step_count
@@ -183,6 +203,7 @@ _STATE = (
     "_end_step",
     "_run_start",
     "_next_look",
+    "_cut_from",
     "_rates",
 )
 

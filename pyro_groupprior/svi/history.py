@@ -84,7 +84,11 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for a file."""
-        return asdict(self)
+        # Not by asdict, which copies each number: a long run is saved many times.
+        return {
+            "epochs": [dict(vars(record)) for record in self.epochs],
+            "phases": [asdict(record) for record in self.phases],
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> History:

@@ -115,9 +115,21 @@ def test_noise_lengthens_a_run():
 
 
 def test_a_loss_that_keeps_falling_is_told():
-    with pytest.warns(ConvergenceWarning, match="max_steps: 3000 steps have not been enough"):
-        rates = follow(UntilConverged(max_steps=3000), lambda step, rate: -0.1 * step)
-    assert rates == [1.0] * 3000
+    told = "max_steps: 3000 steps have not been enough .* a quarter brought 0.05 nats a row"
+    convergence = UntilConverged(max_steps=3000)
+    with pytest.warns(ConvergenceWarning, match=told):
+        rates = follow(convergence, lambda step, rate: -0.1 * step)
+    # It ends at a low rate nevertheless, and a further run begins anew.
+    assert rates[:2000] == [1.0] * 2000
+    assert len(rates) == 3000
+    assert rates[-1] == pytest.approx(0.01, abs=0.001)
+    assert convergence.stage == "done"
+
+
+def test_a_run_may_be_shorter_than_its_warm_up():
+    with pytest.warns(ConvergenceWarning, match="max_steps: 300 steps have not been enough"):
+        rates = follow(UntilConverged(max_steps=300), lambda step, rate: 0.0, warmup=1000)
+    assert rates == [1.0] * 300
 
 
 def test_the_rate_falls_to_a_hundredth_as_a_cosine():
