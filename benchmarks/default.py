@@ -3,6 +3,7 @@
 
 """A net fitted as the package does when it is told no more than the data."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,11 @@ MOST_DRAWS = 200  # of classifications: logits of 10,000 rows fill the memory
 
 
 def fit(
-    net: nn.Module, split: Split, regroup: pgp.Regroup | None = None, **prior: Any
+    net: nn.Module,
+    split: Split,
+    regroup: pgp.Regroup | None = None,
+    checkpoint: Path | None = None,
+    **prior: Any,
 ) -> peers.Draws:
     """Fit a net by ``pgp.fit`` and predict the new rows."""
     classes = split.num_classes
@@ -27,7 +32,15 @@ def fit(
         **prior,
     )
     seed = int(torch.randint(2**31, ()))
-    posterior = pgp.fit(model, split.x, split.y, regroup=regroup, seed=seed, progress=False)
+    posterior = pgp.fit(
+        model,
+        split.x,
+        split.y,
+        regroup=regroup,
+        seed=seed,
+        progress=False,
+        checkpoint=checkpoint,
+    )
     samples = posterior if isinstance(posterior, dict) else posterior.draws(candidates.NUM_DRAWS)
     if not classes:
         return candidates.from_samples(model, samples, split)

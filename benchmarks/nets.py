@@ -75,12 +75,13 @@ class ResNet8(nn.Module):
     He, Zhang, Ren, Sun (2016), "Deep residual learning for image recognition", section 4.2.
 
     :param int channels: Of the images.
-    :param int width: Channels at full resolution; twice and four times as many follow.
+    :param int width: Channels at first; twice and four times as many follow.
+    :param int stride: Stride of the first convolution.
     """
 
-    def __init__(self, channels: int = 3, width: int = 16) -> None:
+    def __init__(self, channels: int = 3, width: int = 16, stride: int = 1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.conv = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
         self.block1 = ResidualBlock(width, width, stride=1)
         self.block2 = ResidualBlock(width, 2 * width, stride=2)
