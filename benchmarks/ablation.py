@@ -99,7 +99,7 @@ def less(cells: dict[str, Any], case: Case, kind: str) -> list[float]:
 
 def main(quick: bool) -> None:
     """Run the study."""
-    cells = Cells("ablation", {"": [SPLITS, candidates.MAX_STEPS]})
+    cells = Cells("ablation", {"": candidates.MAX_STEPS})
     if quick:
         print("run now:", run(Case("units", rows=100, depth=1), 0))
     else:
@@ -126,11 +126,12 @@ def main(quick: bool) -> None:
                 case.kind,
                 *map(str, shape),
                 *("-" if plain else str(value) for value in way),
+                str(len(found)),
                 f"{figures[f'nll_{case.name}']:.3f}",
                 *differences,
             ]
         )
-    header = ["groups of", "depth", "width", "rows", "at most", "", "phases", "NLL"]
+    header = ["groups of", "depth", "width", "rows", "at most", "", "phases", "splits", "NLL"]
     timing.print_table("Concrete", [*header, "less layer", "less column"], rows)
     print(f"\nall cells, by commit {cells.commits}")
     timing.print_json(figures)
