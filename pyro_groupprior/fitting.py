@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import device_of, move_batch
@@ -74,36 +76,37 @@ def fit(
         torch.Size([40, 1])
 
     :param BayesianModule model: with a likelihood, and with ``num_data``, unless it is small:
-        many rows are taken in batches of 256.
+        many rows are taken in batches of at most 256.
     :param Tensor x: inputs, all of them.
     :param Tensor y: what was observed.
     :param Regroup regroup: groups to be found on the way; give it ``phases``.
     :param str method: one of the table, or ``"auto"`` to choose by size.
     :param int seed: the same seed gives the same posterior. The process keeps its random state.
     :param bool progress: show progress bars.
-    :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call goes
-        on from it. Chains begin anew.
+    :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call, by
+        data, seed and size of the model, goes on from it. Chains begin anew.
     :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
     :raises TypeError: if the model is no :class:`BayesianModule`.
-    :raises ValueError: if the method is unknown, rows do not match, or data are not finite.
+    :raises ValueError: if the method is unknown, the model has no likelihood, rows do not match
+        each other or ``num_data``, data are not finite, or the checkpoint is that of another call.
     """
     if not isinstance(model, BayesianModule):
         raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
     if method not in METHODS:
         raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
-    if len(x) != len(y):
-        raise ValueError(f"x, y: expected as many rows, got {len(x)} and {len(y)}")
+    if model.likelihood is None:
+        raise ValueError("model: expected a BayesianModule with a likelihood, got one without")
+    if len(x) != len(y) or not len(x):
+        raise ValueError(f"x, y: expected as many rows, and some, got {len(x)} and {len(y)}")
     if method == "auto":
         method = _by_size(model, x)
-    if method == "sgmcmc":
-        check_num_rows(model, len(x), BATCH)
     trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
+    in_batches = method == "sgmcmc" or (trained and len(x) > WHOLE)
+    check_num_rows(model, len(x), BATCH if in_batches else len(x))
     guide = _guide(model, x, y, regroup, seed, progress, checkpoint) if trained else None
     if guide is not None and method == "svi":
         return guide
     options: dict[str, Any] = {"start": guide, "seed": seed, "progress": progress}
-    if guide is not None:
-        options["ascent_steps"] = 0  # its draws are where a posterior has its mass
     if method == "hmc":
         return run_hmc(model, x, y, **options).get_samples()
     return run_sgmcmc(model, x, y, batch_size=BATCH, **options).get_samples()
@@ -134,8 +137,10 @@ def _guide(
     try:
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # clusterers may draw from it
-        svi = PhasedSVI(model, AutoMeanField(model, local_reparam=True), regroup=regroup)
+        guide = AutoMeanField(model, local_reparam=model.centered)
+        svi = PhasedSVI(model, guide, regroup=regroup)
         if checkpoint is not None:
+            svi.label = _digest(x, y, seed, regroup)
             svi.callbacks.append(Checkpoint(checkpoint, steps=STEPS_KEPT))
             if Path(checkpoint).exists():
                 svi.load(checkpoint, *move_batch((x[:BATCH], y[:BATCH]), device_of(model)))
@@ -148,10 +153,29 @@ def _guide(
     return svi.guide
 
 
+def _digest(x: Tensor, y: Tensor, seed: int, regroup: Regroup | None) -> str:
+    """What tells one call from another."""
+    digest = hashlib.sha256(f"{seed} {regroup is not None}".encode())
+    for value in (x, y):
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def _batches(x: Tensor, y: Tensor) -> Batches:
     if len(x) <= WHOLE:
         return [(x, y)]
-    data = TensorDataset(x, y)
     # Whole batches are taken at once: row by row takes longer than a step.
-    sampler = BatchSampler(RandomSampler(data), BATCH, drop_last=False)
-    return DataLoader(data, batch_size=None, sampler=sampler)
+    return DataLoader(TensorDataset(x, y), batch_size=None, sampler=_EvenBatches(len(x)))
+
+
+class _EvenBatches(Sampler[Tensor]):
+    """Shuffled rows in batches of nearly equal size: a last one of one row would upset a net."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return -(-self.num_rows // BATCH)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.randperm(self.num_rows).tensor_split(len(self)))

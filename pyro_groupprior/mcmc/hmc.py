@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..batch import count_rows
+from ..nn import BayesianModule
+from ..svi.checks import check_num_rows
 from .adaptation import Adaptation
 from .draws import ChainDraws
 from .frame import check_counts, placed, stack_draws, undisturbed
@@ -24,6 +27,7 @@ from .log_density import LogDensity
 from .starts import ascend, chain_starts
 
 TARGET = 0.8  # probability of acceptance aimed at
+ASCENT_STEPS = 200
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def run_hmc(
     warmup_steps: int = 100,
     num_chains: int = 8,
     num_steps: int = 80,
-    ascent_steps: int = 200,
+    ascent_steps: int | None = None,
     thin: int = 1,
     seed: int = 0,
     progress: bool = True,
@@ -90,27 +94,35 @@ def run_hmc(
         each ``[chains, ...]``, such as a former result's last draws; or None: each chain's weights
         come from a fresh initialisation of the net, all else from the prior median.
     :param int num_samples: draws kept of each chain.
-    :param int warmup_steps: moves before, in which step size and mass are found.
+    :param int warmup_steps: moves before, in which step size and mass are found, also where
+        ``start`` goes on from former draws.
     :param int num_chains: how many chains.
     :param int num_steps: leapfrog steps of a move on average; each move takes between half and
         one and a half times as many, drawn at random.
     :param int ascent_steps: steps of Adam on each chain's log-density before the first move: a few,
-        since a mode is far from where a posterior of many weights has its mass.
+        since a mode is far from where a posterior of many weights has its mass; default: 200, or
+        none from a ``start``.
     :param int thin: moves for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
     :raises TypeError: if ``start`` or a number is of the wrong kind.
     :raises ValueError: if a number is out of range, ``start`` has not a value for each site, data
-        or the log-density at the start are not finite, or the model has no latent sites.
+        or the log-density at the start are not finite, or the model has no latent sites, no
+        observations, another ``num_data`` than rows, or cannot run under an outer plate.
     """
     check_counts(1, num_samples=num_samples, num_chains=num_chains, num_steps=num_steps, thin=thin)
+    if ascent_steps is None:
+        ascent_steps = ASCENT_STEPS if start is None else 0
     check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    if isinstance(model, BayesianModule):
+        check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
     args = placed(model, args)
     with undisturbed(model, seed), ExitStack() as stack:
         density = LogDensity(model, args)
         # Validation would check every chain's every value, for a third of the time.
         stack.enter_context(pyro.validation_enabled(False))
         position = density.unconstrain(chain_starts(density, start, num_chains))
+        density.check_chains(position)
         num_gradients = ascent_steps + num_steps * (warmup_steps + thin * num_samples)
         evaluate = fast(value_and_gradient(density), num_gradients, position)
         position = ascend(evaluate, position, itertools.repeat((), ascent_steps))

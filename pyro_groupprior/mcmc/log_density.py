@@ -20,6 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Transform, biject_to
 
+from ..primitives import PREDICTED
 from ..svi.groups import find_groups
 from ..svi.parameters import quiet
 
@@ -57,7 +58,7 @@ class LogDensity:
     :param callable model: a Pyro model that allows outer plates, such as a
         :class:`~pyro_groupprior.BayesianModule`.
     :param args: what it is run with.
-    :raises ValueError: if it has no latent sites, or discrete ones.
+    :raises ValueError: if it has no latent sites, discrete ones, or a net without observations.
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -65,6 +66,11 @@ class LogDensity:
         with quiet(model):
             groups = find_groups(model, *args)
             self.centered = [name for name, site in groups.items() if site.centered]
+            #: Of the weights under centred group priors: tensors, or 1.
+            self.base_scales: dict[str, Tensor | float] = {
+                name: 1.0 if (base := groups[name].base_scale) is None else base
+                for name in self.centered
+            }
             self.model = self._decentred(model)
             trace = poutine.trace(self.model).get_trace(*args)
         nodes = [node for node in trace.nodes.values() if node["type"] == "sample"]
@@ -98,6 +104,22 @@ class LogDensity:
             if log_prob.dim() > self.depth:  # others are the same for all chains
                 total = total + log_prob.reshape(len(log_prob), -1).sum(1)
         return total
+
+    def check_chains(self, position: Tensor) -> None:
+        """
+        :param Tensor position: shape ``[C, size]``.
+        :raises ValueError: if one chain's log-density depends on the others', as that of a model
+            does that sums over all dimensions of its latents.
+        """
+        with torch.no_grad():
+            together = self(position)
+            alone = torch.cat([self(one) for one in position.split(1)])
+        if not torch.allclose(together, alone, rtol=1e-3, atol=1e-2, equal_nan=True):
+            raise ValueError(
+                "model: expected one that allows outer plates, got one whose log-density for "
+                f"several chains is {together.tolist()} together and {alone.tolist()} one by one; "
+                "sum over named dimensions only, such as (x * beta).sum(-1)"
+            )
 
     def constrain(self, position: Tensor) -> dict[str, Tensor]:
         """
@@ -186,6 +208,8 @@ def latent_nodes(trace: Any) -> dict[str, Message]:
 
 def _latent(node: Message, start: int) -> _Latent:
     fn, value = node["fn"], node["value"]
+    if (node["infer"] or {}).get(PREDICTED):
+        raise ValueError(f"args: expected observations too, got none for {node['name']!r}")
     if fn.support.is_discrete:
         raise ValueError(f"model: expected continuous latent sites, got {node['name']!r}")
     transform = biject_to(fn.support)

@@ -175,7 +175,8 @@ def collect_chains(
     :param chains: of each: the draws by name, each ``[1, draws, ...]``, and its divergences.
     :param names: the group priors.
     """
-    samples = {key: torch.cat([draws[key] for draws, _ in chains]) for key in chains[0][0]}
+    keys = chains[0][0]  # on the CPU, as all that is counted of them
+    samples = {key: torch.cat([draws[key] for draws, _ in chains]).cpu() for key in keys}
     assignments, weights = {}, {}
     for name in names:
         weights[name] = samples.pop(f"{name}_proportions")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice, repeat
 from typing import Any
 
 import pyro
@@ -19,7 +19,8 @@ from pyro import poutine
 from torch import Tensor
 from tqdm import tqdm
 
-from ..batch import count_rows, device_of, take_rows
+from ..batch import count_rows, take_rows
+from ..nn.draws import NOT_BATCHABLE
 from ..svi.checks import check_num_rows
 from ..svi.parameters import quiet
 from .draws import ChainDraws
@@ -31,6 +32,7 @@ from .starts import ascend, chain_starts
 
 FIRST_LOOKS = 10  # at the curvature, before the first step
 BETWEEN_LOOKS, BETWEEN_DIFFERENCES = 50, 10  # steps
+ASCENT_STEPS = 5000
 HOT = 1.3  # temperature that is warned of, and five standard errors on top
 
 
@@ -62,7 +64,7 @@ def run_sgmcmc(
     warmup_steps: int = 4000,
     num_chains: int = 8,
     memory: float = 80.0,
-    ascent_steps: int = 5000,
+    ascent_steps: int | None = None,
     thin: int = 40,
     seed: int = 0,
     progress: bool = True,
@@ -76,8 +78,9 @@ def run_sgmcmc(
     (:class:`~pyro_groupprior.mcmc.langevin.LangevinAdaptation`).
 
     Every chain starts from a net of its own and climbs first. Point parameters, such as those of
-    norm layers, stay as they are. The rows of each batch are drawn with replacement: the noise of
-    batches that take turns is not independent, and to make room for it would cool the chains.
+    norm layers, stay as they are. Each chain draws the rows of its batches for itself, or its noise
+    would be that of the others too, and with replacement: the noise of batches that take turns is
+    not independent, and to make room for it would cool the chains.
 
     Example::
 
@@ -105,7 +108,8 @@ def run_sgmcmc(
     :param int num_chains: how many chains.
     :param float memory: steps after which a momentum has lost all but a share 1/e.
     :param int ascent_steps: steps of Adam on each chain's log-density before the first: they come
-        closer to the posterior than as many of the warm-up.
+        closer to the posterior than as many of the warm-up; default: 5,000, or none from a
+        ``start``.
     :param int thin: steps for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
@@ -119,6 +123,8 @@ def run_sgmcmc(
     """
     check_counts(1, batch_size=batch_size, num_samples=num_samples, num_chains=num_chains)
     check_counts(1, thin=thin)
+    if ascent_steps is None:
+        ascent_steps = ASCENT_STEPS if start is None else 0
     check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
     if not 1 <= memory < math.inf:
         raise ValueError(f"memory: expected at least 1 and finite, got {memory}")
@@ -126,17 +132,23 @@ def run_sgmcmc(
     check_num_rows(model, num_rows, batch_size)
     args = placed(model, args)
     with undisturbed(model, seed), ExitStack() as stack:
-        batches = _batches(args, num_rows, batch_size, device_of(model))
-        first = next(batches)
         _check_all(model, args, num_rows, batch_size)
-        density = LogDensity(model, first)
+        density = LogDensity(model, take_rows(args, torch.arange(min(batch_size, num_rows))))
         _check_latents(model, args, density)
         # Validation would check every chain's every value, for a third of the time.
         stack.enter_context(pyro.validation_enabled(False))
         position = density.unconstrain(chain_starts(density, start, num_chains))
+        density.check_chains(position)
+        batches: Iterator[Batch] = repeat(())
+        log_joint: Callable[..., Tensor] = density
+        if batch_size < num_rows:
+            size = (num_chains, batch_size)
+            batches = ((torch.randint(num_rows, size, device=position.device),) for _ in count())
+            log_joint = _on_rows(density, args, position, *next(batches))
         total = warmup_steps + thin * num_samples
         num_calls = ascent_steps + total
-        evaluate = fast(value_and_gradient(density), num_calls, position, first, next(batches))
+        examples = next(batches), next(batches)
+        evaluate = fast(value_and_gradient(log_joint), num_calls, position, *examples)
         position = ascend(evaluate, position, islice(batches, ascent_steps))
         momentum = torch.randn_like(position)
         places = [site.place for site in density.sites.values()]
@@ -164,14 +176,19 @@ def run_sgmcmc(
     return SGMCMCResult(stack_draws(kept), temperature, adaptation.step)
 
 
-def _batches(
-    args: Batch, num_rows: int, batch_size: int, device: torch.device | None
-) -> Iterator[Batch]:
-    while True:
-        if batch_size >= num_rows:
-            yield args
-        else:
-            yield take_rows(args, torch.randint(num_rows, (batch_size,), device=device))
+def _on_rows(
+    density: LogDensity, args: Batch, position: Tensor, rows: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The log-density of every chain on rows of its own, ``[C, D]`` and ``[C, B]`` to ``[C]``."""
+
+    def one(position: Tensor, rows: Tensor) -> Tensor:
+        return density(position.unsqueeze(0), *take_rows(args, rows))[0]
+
+    try:
+        torch.vmap(one)(position, rows)
+    except NOT_BATCHABLE:  # a true error shows again
+        return lambda position, rows: torch.stack(list(map(one, position, rows)))
+    return torch.vmap(one)
 
 
 def _check_all(model: Callable[..., Any], args: Batch, num_rows: int, batch_size: int) -> None:

@@ -29,17 +29,21 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
     :param LogDensity density: of the model and its data.
     :param start: a trained guide, of which each chain takes a draw; values by site, each
         ``[C, ...]``; or None: each chain's weights come from a fresh initialisation of the net,
-        all else from the prior median.
+        or, where it has none, from its base scale, all else from the prior median.
     :param int num_chains: how many chains.
     :raises TypeError: if ``start`` is of the wrong kind.
     :raises ValueError: if it has not just the latent sites, or values of other shapes.
     """
     model, args = density.original, density.args
     if start is None:
-        nets = [_fresh_values(model, args) for _ in range(num_chains)]
+        old = _first_values(model, args)
+        nets = [_fresh_values(density, old) for _ in range(num_chains)]
         return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
     if isinstance(start, Mapping):
         expected = {name: (num_chains, *shape) for name, shape in density.shapes.items()}
+        odd = [type(v).__name__ for v in start.values() if not isinstance(v, Tensor)]
+        if odd:
+            raise TypeError(f"start: expected tensors by site, got {odd[0]}")
         got = {name: tuple(value.shape) for name, value in start.items()}
         if got != expected:
             raise ValueError(f"start: expected values of shapes {expected}, got {got}")
@@ -68,8 +72,21 @@ def ascend(
     return position.detach()
 
 
-def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Tensor]:
-    """Weights as newly initialised, all else at the prior median."""
+def _first_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str, Tensor]:
+    """Weights as the net has them, all else at the prior median."""
+    with torch.no_grad():
+        started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
+        trace = pyro.poutine.trace(started).get_trace(*args)
+    return {name: node["value"].detach() for name, node in latent_nodes(trace).items()}
+
+
+def _fresh_values(density: LogDensity, old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """
+    Weights as newly initialised, all else as it was. Weights that no initialisation moves, such as
+    parameters of a module of the user's own, are drawn as widely as their base scale says: from
+    one place, chains would agree before they have seen anything.
+    """
+    model = density.original
     if isinstance(model, nn.Module):
         model = copy.deepcopy(model)
         for module in model.modules():
@@ -78,7 +95,8 @@ def _fresh_values(model: Callable[..., Any], args: tuple[Any, ...]) -> dict[str,
                     reset = getattr(part, "reset_parameters", None)
                     if callable(reset):
                         reset()
-    with torch.no_grad():
-        started = pyro.infer.autoguide.initialization.InitMessenger(init_to_weights)(model)
-        trace = pyro.poutine.trace(started).get_trace(*args)
-    return {name: node["value"].detach() for name, node in latent_nodes(trace).items()}
+    values = _first_values(model, density.args)
+    for name, scale in density.base_scales.items():
+        drawn = torch.randn_like(values[name]) * scale
+        values[name] = torch.where(values[name] == old[name], drawn, values[name])
+    return values

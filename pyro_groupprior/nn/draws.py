@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 # What torch raises where an operation has no batching rule, or works on values or in place.
-_NOT_BATCHABLE = (RuntimeError, NotImplementedError, ValueError)
+NOT_BATCHABLE = (RuntimeError, NotImplementedError, ValueError)
 
 
 def map_draws(
@@ -38,7 +38,7 @@ def map_draws(
             # A missing batching rule falls back on a slow loop inside torch: ours is no slower.
             warnings.filterwarnings("error", message="There is a performance drop")
             return torch.vmap(call_net, randomness="different", chunk_size=chunk_size)(draws)
-    except (*_NOT_BATCHABLE, UserWarning):
+    except (*NOT_BATCHABLE, UserWarning):
         # A true error of the net shows again here, outside of vmap.
         outputs = [call_net(draw) for draw in draws]
     return torch.stack(outputs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..assignment_buffer import AssignmentBuffer
 from ..storage import read_file, write_file
 from .history import History
+from .monitor import Monitor
 from .random_state import get_random_state, set_random_state
 from .regroup_step import check_guide_can_follow, remake_guide
 from .warmup import WarmUp
@@ -31,7 +32,7 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
     """
     Save all that a run needs to go on exactly: states of model, guide, optimizer and scheduler,
     learned points in Pyro's ParamStore, assignments, counters, history, the position within the
-    epoch, and the random states of torch (CPU and GPUs), numpy and Python.
+    epoch, snapshots of monitors, and the random states of torch (CPU and GPUs), numpy and Python.
 
     :raises RuntimeError: if no step was taken yet.
     :raises TypeError: if the scheduler's state cannot be written as JSON.
@@ -58,8 +59,12 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
     random_tensors, random_numbers = get_random_state()
     tensors |= random_tensors
     tensors |= {f"batches.{name}": value for name, value in svi.batches.state().items()}
+    for number, monitor in enumerate(_monitors(svi)):
+        state = monitor.state_dict()
+        tensors |= {f"monitor{number}.{name}": value for name, value in state.items()}
     scheduler = svi.scheduler
     metadata = {
+        "label": svi.label,
         "step": svi.step_count,
         "epoch": svi.epoch,
         "phase": svi.phase,
@@ -114,7 +119,13 @@ def load_checkpoint(svi: PhasedSVI, path: str | Path, *args: Any, **kwargs: Any)
     svi.warm_up = WarmUp(*metadata["warmup"])
     svi.convergence.load_state(metadata["convergence"])
     svi.batches.load_state(metadata["position"], _part(tensors, "batches"))
+    for number, monitor in enumerate(_monitors(svi)):
+        monitor.load_state_dict(_part(tensors, f"monitor{number}"))
     set_random_state(tensors, metadata["random"])
+
+
+def _monitors(svi: PhasedSVI) -> list[Monitor]:
+    return [callback for callback in svi.callbacks if isinstance(callback, Monitor)]
 
 
 def _loose_buffers(svi: PhasedSVI) -> dict[str, AssignmentBuffer]:
@@ -144,6 +155,11 @@ def _part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def _check(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Find out all that could go wrong before anything is changed."""
+    if metadata["label"] != svi.label:
+        raise ValueError(
+            f"path: the file is that of another run: expected {svi.label!r}, got "
+            f"{metadata['label']!r}"
+        )
     for part, kind in _kinds(svi).items():
         saved = metadata["kinds"][part]
         if kind != saved:

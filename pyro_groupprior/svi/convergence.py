@@ -68,8 +68,9 @@ class UntilConverged:
 
     The loss has stalled if, with two standard errors to spare, the last quarter of a stage has
     brought less than the tolerance. Noise therefore lengthens a run, it does not end it. A stage
-    that leaves only half as many steps until ``max_steps`` ends too, so that a run always has the
-    annealing that it needs to be as good as its length allows.
+    that leaves only half as many steps until ``max_steps`` ends too, so that the rate has always
+    been lowered when a run ends. It ends with the learning rate that it began with, for what may
+    come after it.
 
     Example::
 
@@ -89,10 +90,11 @@ class UntilConverged:
     def __init__(self, tolerance: float = 0.005, max_steps: int = 100_000) -> None:
         if not tolerance > 0:
             raise ValueError(f"tolerance: expected a positive number, got {tolerance}")
-        if max_steps < 1:
-            raise ValueError(f"max_steps: expected a positive number, got {max_steps}")
+        if not max_steps >= 1 or max_steps % 1:
+            raise ValueError(f"max_steps: expected a positive whole number, got {max_steps}")
         self.tolerance, self.max_steps = tolerance, max_steps
         self.stage = "steady"  # "anneal", "done"
+        self._is_running = False  # also while it is interrupted
         self._start_epoch = self._start_step = self._end_step = 0
         self._run_start = self._next_look = 0
         self._cut_from: int | None = None  # first epoch of a stage that was ended by max_steps
@@ -112,10 +114,19 @@ class UntilConverged:
         return max(self.tolerance * num_rows(svi), LEAST_FALL)
 
     def begin(self, svi: PhasedSVI) -> None:
-        """Begin a run, or go on with one that a checkpoint has left."""
-        if self.stage == "done" or svi.step_count == 0:
-            self._run_start, self._cut_from = svi.step_count, None
+        """Begin a run, or go on with one that was interrupted or that a checkpoint has left."""
+        if not self._is_running:
+            self._is_running, self._run_start = True, svi.step_count
             self._begin_stage(svi, "steady")
+        elif self._cut_from is not None and self._end_step < self._run_start + self.max_steps:
+            self._begin_stage(svi, "steady")  # it may take more steps now than it was cut for
+
+    def end(self, svi: PhasedSVI) -> None:
+        """End a run, also one that was interrupted: the learning rate is what it was before."""
+        if self._is_running and svi.optimizer is not None:
+            for group, rate in zip(svi.optimizer.param_groups, self._rates, strict=False):
+                group["lr"] = rate
+        self._is_running, self._rates = False, []
 
     def outlook(self, batches: int | None) -> int:
         """
@@ -132,8 +143,9 @@ class UntilConverged:
         last = self._run_start + self.max_steps
         half = (svi.step_count - self._start_step) / 2
         if self.stage == "steady" and svi.kl_weight == 1.0 and 0 < last - svi.step_count <= half:
-            self._cut_from = self._start_epoch
+            start = self._start_epoch
             self._anneal(svi, last)
+            self._cut_from = start
         factor = 1.0
         if self.stage == "anneal":
             done = (svi.step_count - self._start_step) / (self._end_step - self._start_step)
@@ -150,11 +162,12 @@ class UntilConverged:
             self._anneal(svi, svi.step_count + steps)
         elif self.stage == "anneal" and svi.step_count >= self._end_step and self._cut_from is None:
             self._begin_stage(svi, "steady" if self._regroup(svi) else "done")
-        svi.should_stop = svi.should_stop or self.stage == "done"
-        if not svi.should_stop and svi.step_count - self._run_start >= self.max_steps:
-            svi.should_stop = True
+        if self.stage != "done" and svi.step_count - self._run_start >= self.max_steps:
             warnings.warn(self._not_enough(svi), ConvergenceWarning, stacklevel=2)
             self._begin_stage(svi, "done")
+        if self.stage == "done":
+            svi.should_stop = True
+            self.end(svi)
 
     def _anneal(self, svi: PhasedSVI, end_step: int) -> None:
         self._begin_stage(svi, "anneal")
@@ -165,6 +178,8 @@ class UntilConverged:
             f"max_steps: {self.max_steps} steps have not been enough for the loss to settle to "
             f"{self.tolerance} nats a row; it is at {svi.history.epochs[-1].loss:.6g}"
         )
+        if svi.kl_weight < 1.0:
+            message += f", with the divergence at {svi.kl_weight:.2g} of its weight"
         if self._cut_from is None:
             return message
         losses = [record.loss for record in svi.history.epochs[self._cut_from : self._start_epoch]]
@@ -175,7 +190,7 @@ class UntilConverged:
 
     def _begin_stage(self, svi: PhasedSVI, stage: str) -> None:
         self.stage, self._start_epoch, self._start_step = stage, svi.epoch, svi.step_count
-        self._next_look = LEAST_EPOCHS
+        self._next_look, self._cut_from = LEAST_EPOCHS, None
 
     def _has_stalled(self, svi: PhasedSVI) -> bool:
         epochs = svi.epoch - self._start_epoch
@@ -198,6 +213,7 @@ class UntilConverged:
 
 _STATE = (
     "stage",
+    "_is_running",
     "_start_epoch",
     "_start_step",
     "_end_step",

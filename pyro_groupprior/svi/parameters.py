@@ -17,16 +17,14 @@ from pyro.infer import ELBO
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 
-from ..batch import device_of
 from ..nn import evaluation_mode
 
 
 @contextmanager
 def quiet(model: Any) -> Iterator[None]:
     """Run a model without a trace: no gradients, no batch statistics, no random state used up."""
-    device = device_of(model)
-    # By default torch would fork the state of, and so start up, every GPU of the machine.
-    devices = [device] if device is not None and device.type == "cuda" else []
+    # By default torch would start up every GPU of the machine to fork its state.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with evaluation_mode(model), torch.random.fork_rng(devices), torch.no_grad():
         yield
 

@@ -124,6 +124,7 @@ class PhasedSVI:
         self.parameters: dict[str, Tensor] = {}
         self.groups: dict[str, GroupSite] = {}
         self.step_count = self.epoch = self.phase = 0
+        self.label = ""  # of checkpoints: one of another label is refused
         self.history = History()
         self.should_stop = self.until_converged = False
         self.batches = ResumableBatches()
@@ -261,10 +262,13 @@ class PhasedSVI:
         check_num_data(self.model, batches)
         self.should_stop, self.until_converged, first_epoch = False, epochs is None, self.epoch
         if epochs is None:
-            self.warm_up.plan(self.step_count, default_warmup(batches), share=1.0)
+            warmup = min(default_warmup(batches), self.convergence.max_steps // 3)
+            self.warm_up.plan(self.step_count, warmup, share=1.0)
             self.convergence.begin(self)
-        elif batches is not None:
-            self.warm_up.plan(self.step_count, epochs * batches)
+        else:
+            self.convergence.end(self)
+            if batches is not None:
+                self.warm_up.plan(self.step_count, epochs * batches)
         callbacks = [*self.callbacks, *([Progress()] if progress else []), *self._guard()]
         try:
             for callback in callbacks:

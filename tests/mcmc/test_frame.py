@@ -56,6 +56,7 @@ def test_chains_start_from_nets_of_their_own():
     assert (weights[0] - weights[1]).abs().max() > 0.1
 
 
+@pytest.mark.filterwarnings("ignore::pyro_groupprior.mcmc.TemperatureWarning")  # they are short
 @both
 def test_point_parameters_stay_and_draws_carry_no_gradient(run):
     net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))

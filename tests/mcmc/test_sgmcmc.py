@@ -39,8 +39,9 @@ def test_moments_of_a_conjugate_regression(batch_size, widest):
     mean, covariance = exact(x, y)
     draws = result.get_samples()["beta"]
     sd = covariance.diagonal().sqrt()
-    # All chains see the same batches: their means move together.
-    assert ((draws.mean(0) - mean).abs() < 0.3 * sd).all()
+    # Chains are independent: their means tell how sure their mean is.
+    means = result.samples["beta"].mean(1)
+    assert ((means.mean(0) - mean).abs() < 4 * means.std(0) / len(means) ** 0.5 + 0.02 * sd).all()
     torch.testing.assert_close(draws.std(0), sd, rtol=0.1, atol=0.0)
     found = torch.corrcoef(draws.T)
     # No room is made for what batches bring to pairs of coefficients.
