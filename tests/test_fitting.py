@@ -121,6 +121,32 @@ def test_an_interrupted_fit_goes_on(data, tmp_path, monkeypatch):
     assert torch.equal(again.moments("weights")[0], whole.moments("weights")[0])
 
 
+def test_a_checkpoint_is_that_of_one_call(data, tmp_path):
+    options = {"method": "svi", "progress": False, "checkpoint": tmp_path / "run"}
+    fit(linear(), *data, **options)
+    regroup = Regroup(Planned(torch.tensor([0, 1, 0])), phases=1)
+    for other in ({"seed": 7}, {"regroup": regroup}):
+        with pytest.raises(ValueError, match="path: the file is that of another run"):
+            fit(linear(), *data, **options, **other)
+    with pytest.raises(ValueError, match="path: the file is that of another run"):
+        fit(linear(), data[0], -data[1], **options)
+
+
+@pytest.mark.parametrize("method", ["hmc", "sgmcmc", "svi"])
+def test_a_wrong_number_of_rows_is_told(data, method):
+    x, y = (value[:59] for value in data)
+    with pytest.raises(ValueError, match=r"num_data: expected .*num_data=59.* got 60"):
+        fit(linear(), x, y, method=method, progress=False)
+
+
+def test_weights_that_are_decentred_can_be_trained_too(data):
+    model = BayesianModule(
+        nn.Linear(3, 1), likelihoods.Normal(noise=NOISE), num_data=60, centered=False
+    )
+    guide = fit(model, *data, method="svi", progress=False)
+    assert not guide.local_reparam
+
+
 def interrupt(callback, svi):
     if svi.epoch == 250:
         raise KeyboardInterrupt
@@ -176,6 +202,10 @@ def test_bad_arguments(data):
         fit(linear(), *data, method="nuts")
     with pytest.raises(ValueError, match="x, y: expected as many rows, and some, got 60 and 59"):
         fit(linear(), data[0], data[1][:59])
+    with pytest.raises(ValueError, match="x, y: expected as many rows, and some, got 0 and 0"):
+        fit(linear(), data[0][:0], data[1][:0])
+    with pytest.raises(ValueError, match="model: expected a BayesianModule with a likelihood"):
+        fit(BayesianModule(nn.Linear(3, 1)), *data)
     with pytest.raises(ValueError, match="NaN or inf"):
         fit(linear(), data[0] / 0.0, data[1], progress=False)
     assert pgp.fit is fit

@@ -6,6 +6,8 @@
 import functools
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -19,6 +21,10 @@ RUNS = {
     "sgmcmc": functools.partial(run_sgmcmc, **SHORT, warmup_steps=60, batch_size=5, thin=2),
 }
 both = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+
+
+# Chains as short as these may well be.
+HOT = pytest.mark.filterwarnings("ignore::pyro_groupprior.mcmc.TemperatureWarning")
 
 
 @both
@@ -44,7 +50,7 @@ def test_starts_from_a_guide_or_from_values(run):
     guide.setup(x, x[:, :1])
     first = run(model, x, x[:, :1], start=guide)
     last = {name: value[:, -1] for name, value in first.samples.items()}
-    second = run(model, x, x[:, :1], start=last, ascent_steps=0)
+    second = run(model, x, x[:, :1], start=last, ascent_steps=None)
     assert second.samples["weights"].shape == (3, 4, model.layout.num_weights)
     assert pgp.predict(model, second.get_samples(), x).mean.shape == (12, 1)
 
@@ -56,7 +62,7 @@ def test_chains_start_from_nets_of_their_own():
     assert (weights[0] - weights[1]).abs().max() > 0.1
 
 
-@pytest.mark.filterwarnings("ignore::pyro_groupprior.mcmc.TemperatureWarning")  # they are short
+@HOT
 @both
 def test_point_parameters_stay_and_draws_carry_no_gradient(run):
     net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
@@ -100,6 +106,39 @@ def test_bad_arguments(kind, name, value, error, match):
 def test_counts_may_be_those_of_numpy(run):
     x = torch.randn(12, 2)
     assert run(small_net(), x, x[:, :1], num_samples=np.int64(2)).samples["noise"].shape[1] == 2
+
+
+@HOT
+@both
+def test_a_start_is_not_left_behind(run):
+    model, x = small_net(), torch.randn(12, 2)
+    start = {name: value[:, -1] for name, value in run(model, x, x[:, :1]).samples.items()}
+    options = {"start": start, "num_samples": 1, "warmup_steps": 0, "ascent_steps": None}
+    found = run(model, x, x[:, :1], **options).samples["weights"][:, 0]
+    assert (found - start["weights"]).abs().max() < 0.1
+    options["ascent_steps"] = 100
+    climbed = run(model, x, x[:, :1], **options).samples["weights"][:, 0]
+    assert (climbed - start["weights"]).abs().max() > 0.2
+
+
+@both
+def test_a_model_that_mixes_chains_is_refused(run):
+    def model(x, y):
+        beta = pgp.group_prior("beta", pgp.Assignment(torch.zeros(2, dtype=torch.long)))
+        pyro.factor("penalty", -beta.square().sum())
+        with pyro.poutine.scale(scale=12 / len(x)), pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal((x * beta).sum(-1), 1.0), obs=y[:, 0])
+
+    with pytest.raises(ValueError, match="model: expected one that allows outer plates"):
+        run(model, torch.randn(12, 2), torch.zeros(12, 1))
+
+
+@both
+def test_what_a_net_is_to_know_of_its_data(run):
+    with pytest.raises(ValueError, match=r"num_data: expected .*num_data=12.* got 60"):
+        run(small_net(60), torch.zeros(12, 2), torch.zeros(12, 1))
+    with pytest.raises(ValueError, match="args: expected observations too, got none for 'obs'"):
+        run(small_net(), torch.zeros(12, 2))
 
 
 @both

@@ -12,6 +12,7 @@ import torch
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc import run_hmc
 from pyro_groupprior.mcmc.adaptation import Adaptation
+from pyro_groupprior.mcmc.log_density import LogDensity
 from tests.mcmc.known import exact, linear
 
 
@@ -72,6 +73,30 @@ def test_a_hierarchical_scale_agrees_with_quadrature():
     draws = result.get_samples()["w_scale"].log()
     assert abs(float(draws.mean()) - mean) < 0.1 * sd
     assert float(draws.std()) == pytest.approx(sd, rel=0.1)
+
+
+def test_what_is_kept_of_the_draws():
+    x = torch.randn(20, 2)
+    options = {"num_chains": 2, "num_steps": 4, "warmup_steps": 20, "progress": False}
+    every = run_hmc(linear, x, x[:, 0], num_samples=8, **options)
+    second = run_hmc(linear, x, x[:, 0], num_samples=4, thin=2, **options)
+    assert torch.equal(second.samples["beta"], every.samples["beta"][:, 1::2])
+    density = LogDensity(linear, (x, x[:, 0]))
+    for draw in range(8):
+        position = density.unconstrain({n: v[:, draw] for n, v in every.samples.items()})
+        torch.testing.assert_close(every.log_joint[:, draw], density(position))
+
+
+def test_lost_energy_is_counted():
+    def model():
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        # A wall that no step comes over.
+        pyro.factor("wall", torch.where(z.abs() > 0.1, -1e6, 0.0))
+
+    options = {"num_samples": 40, "warmup_steps": 0, "num_chains": 2, "num_steps": 200}
+    result = run_hmc(model, start={"z": torch.zeros(2)}, progress=False, **options)
+    assert (result.divergences > 0).all()
+    assert (result.samples["z"].abs() < 0.1).all()
 
 
 def test_windows_double_and_leave_the_end_to_the_step_size():

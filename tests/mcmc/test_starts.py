@@ -8,12 +8,13 @@ import itertools
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc.gradient import value_and_gradient
 from pyro_groupprior.mcmc.log_density import LogDensity
 from pyro_groupprior.mcmc.starts import ascend, chain_starts
-from tests.mcmc.known import small_net
+from tests.mcmc.known import linear, small_net
 
 X = torch.randn(12, 2)
 
@@ -26,6 +27,27 @@ def test_from_nets_of_their_own():
     starts = chain_starts(density(small_net()), None, 3)
     assert starts["weights"].shape == (3, 17)
     assert (starts["weights"][0] - starts["weights"][1]).abs().max() > 0.1
+
+
+class Scaled(nn.Module):
+    """A module with a parameter that nothing initialises anew."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.linear = nn.Parameter(torch.ones(2)), nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.linear(x * self.scale)
+
+
+def test_chains_start_apart_where_no_module_initialises_its_weights():
+    net = pgp.BayesianModule(Scaled(), pgp.likelihoods.Normal(), num_data=12)
+    inner = pgp.BayesianModule(nn.Linear(2, 1), pgp.likelihoods.Normal(), num_data=12)
+    for model in (net, lambda x, y: inner(x, y)):
+        starts = chain_starts(density(model), None, 4)["weights"]
+        assert (starts.std(0) > 0.05).all()
+    starts = chain_starts(LogDensity(linear, (X, X[:, 0])), None, 40)["beta"]
+    assert (starts.std(0) > 0.3).all()
 
 
 def test_from_draws_of_a_guide():
@@ -65,6 +87,11 @@ def test_values_that_do_not_fit_are_told(change):
     values = target.constrain(torch.zeros(3, target.size))
     with pytest.raises(ValueError, match=r"start: expected values of shapes .*\(3, 17\).*, got"):
         chain_starts(target, change(values), 3)
+
+
+def test_lists_are_refused():
+    with pytest.raises(TypeError, match="start: expected tensors by site, got list"):
+        chain_starts(density(small_net()), {"weights": [1.0]}, 1)
 
 
 def test_ascent_ends_at_the_mode():

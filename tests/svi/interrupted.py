@@ -23,7 +23,9 @@ from pyro_groupprior import (
     BayesianModule,
     Callback,
     Cluster,
+    CorrelationClustering,
     Learned,
+    Monitor,
     PhasedSVI,
     Regroup,
     group_prior,
@@ -81,6 +83,10 @@ CASES = {
         "net": net_with_state,
         "scheduler": partial(lr_scheduler.MultiStepLR, milestones=[5, 9, 14], gamma=0.5),
     },
+    "trajectories": {
+        "regroup": partial(Regroup, CorrelationClustering(3, random_state=0), epochs=3),
+        "options": {"callbacks": (partial(Monitor, steps=2),)},
+    },
     "function": {"model": function_model, "options": {"warmup": 10, "clip_norm": 50.0}},
     "function_normal": {"model": function_model, "guide": GUIDES["normal"]},
 }
@@ -110,7 +116,11 @@ def build(case: str, seed: int) -> tuple[PhasedSVI, DataLoader]:
         options.get("optim", Adam),
         regroup=schedule(),
         scheduler=options.get("scheduler"),
-        **options.get("options", {}),
+        **{
+            # Callbacks have a state of their own: they are made anew too.
+            name: [make() for make in value] if name == "callbacks" else value
+            for name, value in options.get("options", {}).items()
+        },
     )
     dataset, own = TensorDataset(*data()), torch.Generator().manual_seed(11)
     how = {

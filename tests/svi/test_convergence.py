@@ -207,6 +207,70 @@ def test_an_interrupted_run_ends_alike(tmp_path, epoch):
     assert_same(full_state(second), full_state(whole))
 
 
+def test_it_begins_anew_after_whatever_came_before():
+    torch.manual_seed(0)
+    convergence = UntilConverged(tolerance=0.2)
+    svi = PhasedSVI(regression(), AutoMeanField, Adam, warmup=0, convergence=convergence)
+    for _ in range(600):
+        svi.step(*data())
+    for _ in range(2):
+        before = svi.step_count
+        history = svi.run([data()], progress=False)
+        assert svi.step_count >= before + 750
+        assert history.epochs[-1].learning_rate < 0.02 * rate_of(Adam)
+        assert rate(svi) == rate_of(Adam)  # for what comes after it
+        svi.run([data()], 5, progress=False)
+
+
+def rate(svi):
+    return svi.optimizer.param_groups[0]["lr"]
+
+
+def rate_of(factory):
+    return factory([torch.zeros(1, requires_grad=True)]).param_groups[0]["lr"]
+
+
+def test_a_fixed_run_after_an_interrupted_one_has_the_whole_rate(tmp_path):
+    torch.manual_seed(0)
+    convergence = UntilConverged(max_steps=600)
+    interrupt = Interrupt(tmp_path / "run", 590)
+    options = {"warmup": 0, "convergence": convergence, "callbacks": [interrupt]}
+    svi = PhasedSVI(regression(), AutoMeanField, Adam, **options)
+    svi.run([data()], progress=False)
+    assert convergence.stage == "anneal" and rate(svi) < 0.1 * rate_of(Adam)
+    svi.run([data()], 10, progress=False)
+    assert {r.learning_rate for r in svi.history.epochs[-10:]} == {rate_of(Adam)}
+
+
+def test_a_run_that_was_cut_short_may_go_on_for_longer(tmp_path):
+    def make(max_steps, *callbacks):
+        torch.manual_seed(0)
+        convergence = UntilConverged(1e-6, max_steps)
+        options = {"warmup": 0, "convergence": convergence, "callbacks": callbacks}
+        return PhasedSVI(regression(), AutoMeanField, Adam, **options)
+
+    make(600, Interrupt(tmp_path / "run", 500)).run([data()], progress=False)
+    svi = make(900)
+    svi.load(tmp_path / "run", *data())
+    with pytest.warns(ConvergenceWarning, match="900 steps"):
+        svi.run([data()], progress=False)
+    rates = [record.learning_rate for record in svi.history.epochs]
+    assert rates[450] < rates[501] == rate_of(Adam)
+    assert rates[-1] < 0.02 * rate_of(Adam)
+
+
+def test_the_weight_of_the_divergence_is_told_where_the_warm_up_was_too_long():
+    svi = PhasedSVI(
+        regression(), AutoMeanField, Adam, warmup=400, convergence=UntilConverged(max_steps=100)
+    )
+    with pytest.warns(ConvergenceWarning, match=r"the divergence at 0\.25 of its weight"):
+        svi.run([data()], progress=False)
+    svi = PhasedSVI(regression(), AutoMeanField, Adam, convergence=UntilConverged(max_steps=100))
+    with pytest.warns(ConvergenceWarning, match="100 steps have not been enough"):
+        svi.run([data()], progress=False)
+    assert svi.kl_weight == 1.0
+
+
 def test_groups_are_drawn_anew_when_it_has_converged():
     torch.manual_seed(0)
     svi = PhasedSVI(
