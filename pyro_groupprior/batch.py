@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,11 @@ def move_batch(value: Any, device: torch.device | None) -> Any:
     if device is None:
         return value
     return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def longest(values: Iterable[Any]) -> int:
+    """Rows of the longest tensor, 0 where there is none."""
+    return max((len(v) for v in values if isinstance(v, Tensor) and v.dim()), default=0)
 
 
 def take_rows(value: Any, rows: Tensor) -> Any:

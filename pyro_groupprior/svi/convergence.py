@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..batch import longest
 from ..nn import BayesianModule
 from .history import EpochRecord
 
@@ -231,8 +232,8 @@ def num_rows(svi: PhasedSVI) -> int:
         if isinstance(module, BayesianModule) and module.num_data is not None:
             return module.num_data
     args, kwargs = svi.last_batch
-    rows = [len(v) for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and v.dim()]
-    return max(rows, default=1) * max(round(svi.step_count / max(svi.epoch, 1)), 1)
+    rows = longest((*args, *kwargs.values()))
+    return max(rows, 1) * max(round(svi.step_count / max(svi.epoch, 1)), 1)
 
 
 def default_warmup(batches: int | None) -> int:

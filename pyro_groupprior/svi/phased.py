@@ -15,7 +15,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 
-from ..batch import check_batch, device_of, move_batch
+from ..batch import check_batch, device_of, longest, move_batch
 from ..elbo import MeanFieldELBO
 from ..exposure import parameters_held
 from ..guides import ParameterMove, SiteGuide
@@ -218,7 +218,8 @@ class PhasedSVI:
         if self.scheduler is not None:
             self.scheduler.step()
         self.step_count += 1
-        self.last_batch = (args, kwargs)
+        if longest((*args, *kwargs.values())) != 1:  # one row does not show what a net does
+            self.last_batch = (args, kwargs)
         self._regroup_if_due(epoch_ended=False)
         return value
 

@@ -69,6 +69,16 @@ def test_a_run_goes_on_to_its_planned_end_and_ends_alive():
     assert weights[0] == pytest.approx(1 / 200) and weights[198] < 1.0 == weights[199]
 
 
+def test_a_last_batch_of_one_row_hides_nothing():
+    own = CollapseRepair(epochs=10)
+    svi = build(Killer(*LAYERS, epochs=range(3, 31)), own, warmup=0)
+    x, y = data()
+    batches = [(x[:40], y[:40]), (x[40:63], y[40:63]), (x[63:], y[63:])]
+    with pytest.warns(CollapseWarning, match="retry 1 of 2"):
+        svi.run(batches, 30, progress=False)
+    assert own.attempt == 1
+
+
 def test_scales_are_bounded_more_and_more():
     own, scales = CollapseRepair(epochs=5), []
 
