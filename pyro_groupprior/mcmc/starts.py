@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..batch import device_of, move_batch
 from ..guides import init_to_weights, posterior_draws
 from ..nn import BayesianModule
+from ..svi.parameters import quiet
 from .gradient import ValueAndGradient
 from .log_density import LogDensity, latent_nodes
 
@@ -36,7 +37,8 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
     """
     model, args = density.original, density.args
     if start is None:
-        old = _first_values(model, args)
+        with quiet(model):
+            old = _first_values(model, args)
         nets = [_fresh_values(density, old) for _ in range(num_chains)]
         return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
     if isinstance(start, Mapping):
@@ -97,6 +99,8 @@ def _fresh_values(density: LogDensity, old: Mapping[str, Tensor]) -> dict[str, T
                         reset()
     values = _first_values(model, density.args)
     for name, scale in density.base_scales.items():
-        drawn = torch.randn_like(values[name]) * scale
-        values[name] = torch.where(values[name] == old[name], drawn, values[name])
+        unmoved = values[name] == old[name]
+        if bool(unmoved.any()):
+            drawn = torch.randn_like(values[name]) * scale
+            values[name] = torch.where(unmoved, drawn, values[name])
     return values

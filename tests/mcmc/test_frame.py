@@ -23,8 +23,8 @@ RUNS = {
 both = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
 
-# Chains as short as these may well be.
-HOT = pytest.mark.filterwarnings("ignore::pyro_groupprior.mcmc.TemperatureWarning")
+# Chains as short as these may well be hot.
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_groupprior.mcmc.TemperatureWarning")
 
 
 @both
@@ -62,7 +62,6 @@ def test_chains_start_from_nets_of_their_own():
     assert (weights[0] - weights[1]).abs().max() > 0.1
 
 
-@HOT
 @both
 def test_point_parameters_stay_and_draws_carry_no_gradient(run):
     net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1))
@@ -108,7 +107,6 @@ def test_counts_may_be_those_of_numpy(run):
     assert run(small_net(), x, x[:, :1], num_samples=np.int64(2)).samples["noise"].shape[1] == 2
 
 
-@HOT
 @both
 def test_a_start_is_not_left_behind(run):
     model, x = small_net(), torch.randn(12, 2)
