@@ -6,10 +6,10 @@
 Four hidden layers of 100 ReLU units on diamonds (8,000 rows to train on, log price), and a ResNet
 of 8 layers, 8-16-32 channels wide, with a first convolution of stride 2, on Fashion-MNIST (10,000
 images to train on, the official 10,000 to score on), two splits each, by ``pgp.fit`` as it
-stands. "rhat": of the function
-at a new row, over chains, the worst; "falling": warnings that the loss still was when it ended;
-"hot": that chains ran hotter than the posterior; "rolled back": collapses repaired on the way;
-"dead": collapses left as they were. Seconds are those of the processor, one thread.
+stands. "rhat": of the function at a new row, over chains, the worst; "falling": warnings that the
+loss still was when it ended; "hot": that chains ran hotter than the posterior; "rolled back":
+collapses repaired on the way; "dead": collapses left as they were. Seconds are those of the
+processor, one thread; of a ResNet's fit that was interrupted, those since it was taken up again.
 """
 
 import argparse

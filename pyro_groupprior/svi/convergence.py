@@ -144,9 +144,7 @@ class UntilConverged:
         last = self._run_start + self.max_steps
         half = (svi.step_count - self._start_step) / 2
         if self.stage == "steady" and svi.kl_weight == 1.0 and 0 < last - svi.step_count <= half:
-            start = self._start_epoch
-            self._anneal(svi, last)
-            self._cut_from = start
+            self._anneal(svi, last, cut_from=self._start_epoch)
         factor = 1.0
         if self.stage == "anneal":
             done = (svi.step_count - self._start_step) / (self._end_step - self._start_step)
@@ -170,9 +168,9 @@ class UntilConverged:
             svi.should_stop = True
             self.end(svi)
 
-    def _anneal(self, svi: PhasedSVI, end_step: int) -> None:
+    def _anneal(self, svi: PhasedSVI, end_step: int, cut_from: int | None = None) -> None:
         self._begin_stage(svi, "anneal")
-        self._end_step = end_step
+        self._end_step, self._cut_from = end_step, cut_from
 
     def _not_enough(self, svi: PhasedSVI) -> str:
         message = (
