@@ -84,14 +84,15 @@ def run_sgmcmc(
 
     Example::
 
-        >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=9)
-        >>> x = torch.randn(9, 2)
+        >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal(), num_data=100)
+        >>> x = torch.randn(100, 2)
+        >>> y = x[:, :1] + torch.randn(100, 1)
         >>> options = {"num_samples": 5, "warmup_steps": 500, "num_chains": 2, "ascent_steps": 500}
-        >>> result = mcmc.run_sgmcmc(model, x, x[:, :1], batch_size=6, progress=False, **options)
+        >>> result = mcmc.run_sgmcmc(model, x, y, batch_size=50, progress=False, **options)
         >>> result.samples["weights"].shape
         torch.Size([2, 5, 3])
         >>> predict(model, result.get_samples(), x).mean.shape
-        torch.Size([9, 1])
+        torch.Size([100, 1])
 
     :param callable model: a Pyro model that allows outer plates, such as a
         :class:`~pyro_groupprior.BayesianModule`; it runs in evaluation mode.
