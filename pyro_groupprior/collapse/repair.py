@@ -175,8 +175,7 @@ def bound_scales(svi: PhasedSVI, scale: float) -> None:
     for name, group in svi.groups.items():
         if group.centered:
             parameter = guide.unconstrained_scales[guide.site(name).key]
-            base = 1.0 if group.base_scale is None else group.base_scale
-            bound = inverse_softplus(torch.as_tensor(base).to(parameter) * scale)
+            bound = inverse_softplus(torch.as_tensor(group.base_scale).to(parameter) * scale)
             parameter.copy_(torch.minimum(parameter, bound))
 
 

@@ -270,7 +270,7 @@ def _log_densities(site: GroupSite, trace: Any) -> Tensor:
     members = weight_loc_scale(assignment, loc, scale, site.base_scale)
     present_loc, present_scale = (value.double() for value in members)
     weights = node["value"].double()
-    base = torch.as_tensor(1.0 if site.base_scale is None else site.base_scale).to(weights)
+    base = torch.as_tensor(site.base_scale).to(weights)
     scales = base * scale.double().unsqueeze(-1)
     standard = (weights - base * loc.double().unsqueeze(-1)) / scales
     density = prior.log_prob(present_loc + present_scale * standard)

@@ -67,10 +67,7 @@ class LogDensity:
             groups = find_groups(model, *args)
             self.centered = [name for name, site in groups.items() if site.centered]
             #: Of the weights under centred group priors: tensors, or 1.
-            self.base_scales: dict[str, Tensor | float] = {
-                name: 1.0 if (base := groups[name].base_scale) is None else base
-                for name in self.centered
-            }
+            self.base_scales = {name: groups[name].base_scale for name in self.centered}
             self.model = self._decentred(model)
             trace = poutine.trace(self.model).get_trace(*args)
         nodes = [node for node in trace.nodes.values() if node["type"] == "sample"]

@@ -244,8 +244,8 @@ def default_rate(groups: Mapping[str, GroupSite]) -> float:
     A learning rate for Adam, whose step is about the rate itself: some hundredths of the weights'
     base scale, which are smaller the wider the layers.
     """
-    base = [site.base_scale for site in groups.values() if site.base_scale is not None]
-    return min([0.01, *(0.07 * float(torch.as_tensor(scale).median()) for scale in base)])
+    medians = [float(torch.as_tensor(site.base_scale).median()) for site in groups.values()]
+    return min([0.01, *(0.07 * median for median in medians)])
 
 
 def warn_if_falling(svi: PhasedSVI, first_epoch: int) -> None:

@@ -32,7 +32,7 @@ class GroupSite:
 
     :param str name: the weights' site.
     :param source: where the model reads its assignment.
-    :param base_scale: of the weights, or None for 1.
+    :param base_scale: of the weights; 1 where the model gives none.
     :param bool centered: whether the weights themselves are latent.
     :param layout: names and shapes, where the weights are a net's.
     :param partition: groups those by name, see :meth:`BayesianModule.partition`.
@@ -41,7 +41,7 @@ class GroupSite:
 
     name: str
     source: Assignment | AssignmentBuffer
-    base_scale: Tensor | float | None
+    base_scale: Tensor | float
     centered: bool
     layout: Layout | None
     partition: Callable[[str], Assignment] | None = None
@@ -84,7 +84,7 @@ class GroupSite:
         :param Tensor group_loc: of the present groups, in units of the base scale, shape ``[G]``.
         :param Tensor group_scale: likewise.
         """
-        base = torch.as_tensor(1.0 if self.base_scale is None else self.base_scale).to(mean)
+        base = torch.as_tensor(self.base_scale).to(mean)
         prior_loc, prior_scale = weight_loc_scale(
             self.assignment,
             group_loc.to(mean),
@@ -136,10 +136,11 @@ def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
         node = trace.nodes.get(name)
         if node is None or node["type"] != "sample":
             continue  # an assignment that is read for a purpose of the model's own
+        base_scale = node["infer"].get("base_scale")
         sites[name] = GroupSite(
             name,
             source,
-            node["infer"].get("base_scale"),
+            1.0 if base_scale is None else base_scale,
             not node["infer"].get("_deterministic", False) and not node["is_observed"],
             nets[name].layout if name in nets else None,
             nets[name].partition if name in nets else None,
