@@ -97,7 +97,8 @@ def run_cell(data: str, depth: int, scale: float, kind: str) -> dict[str, Any]:
     pyro.set_rng_seed(SETTINGS["seed"])
     x, y, new_x, new_y = load(data, SETTINGS["seed"])
     naive = kind == "naive"
-    prior = {"loc": 0.0, "scale": dist.HalfCauchy(1.0)} if naive else {}
+    naive_prior = {"grouping": "layer", "loc": 0.0, "scale": dist.HalfCauchy(1.0)}
+    prior: dict[str, Any] = naive_prior if naive else {}
     net = mlp(x.shape[1], depth, SETTINGS["units"])
     model = pgp.BayesianModule(net, pgp.likelihoods.Normal(), num_data=len(x), **prior)
     guide = pgp.AutoMeanField(model, init_scale=scale)

@@ -26,7 +26,7 @@ from benchmarks.cells import Cells
 
 NUMBERS = ("NUM_DRAWS", "PYRO_STEPS", "LR", "MEMBERS", "MAX_STEPS", "PHASES")
 SHARED = [getattr(candidates, name) for name in NUMBERS]
-DEFAULT = "hmc"
+DEFAULT = "hmc_column"
 TOO_LARGE = {("full_rank", "two"), ("laplace_full", "two")}  # a step takes seconds
 
 

@@ -66,9 +66,9 @@ OURS: dict[str, Method] = {
     "fixed": functools.partial(ours, **FIXED),
     "layer": functools.partial(ours, grouping="layer"),
     "column": functools.partial(ours, grouping="column"),
-    "naive": functools.partial(ours, regroup=candidates.naively_regrouped),
-    "weights": functools.partial(ours, regroup=candidates.weights_regrouped),
-    "units": functools.partial(ours, regroup=candidates.units_regrouped),
+    "naive": functools.partial(ours, grouping="layer", regroup=candidates.naively_regrouped),
+    "weights": functools.partial(ours, grouping="layer", regroup=candidates.weights_regrouped),
+    "units": functools.partial(ours, grouping="layer", regroup=candidates.units_regrouped),
 }
 PEERS: dict[str, Method] = {
     "dropout": peers.dropout,

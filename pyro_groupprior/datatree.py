@@ -111,7 +111,7 @@ def fixed_group_parameters(model: BayesianModule) -> dict[str, Tensor]:
     Example::
 
         >>> fixed_group_parameters(BayesianModule(nn.Linear(2, 1), scale=0.5))
-        {'weights_scale': tensor([0.5000])}
+        {'weights_scale': tensor([0.5000, 0.5000, 0.5000])}
 
     :return: by site name, each of shape ``[G]``.
     """

@@ -45,7 +45,7 @@ class Floored(dist.TransformedDistribution):
         >>> scale = Floored(dist.HalfCauchy(1.0), 0.05)
         >>> model = BayesianModule(nn.Linear(4, 1), likelihoods.Normal(), scale=scale)
         >>> trace = pyro.poutine.trace(model).get_trace(torch.ones(1, 4))
-        >>> bool(trace.nodes["weights_scale"]["value"] > 0.05)
+        >>> bool((trace.nodes["weights_scale"]["value"] > 0.05).all())
         True
 
     :param Distribution base: over positive numbers, without event shape.

@@ -241,7 +241,7 @@ def test_what_does_not_vary_is_constant_data():
 
 
 def test_learned_points_are_read_from_the_param_store():
-    model = pgp.BayesianModule(mlp(), loc=0.0, scale=pgp.Learned(1.0))
+    model = pgp.BayesianModule(mlp(), grouping="layer", loc=0.0, scale=pgp.Learned(1.0))
     pyro.poutine.block(model)(torch.randn(2, 3))
     pyro.get_param_store()["weights_scale"] = torch.tensor([0.25, 4.0])
     values = fixed_group_parameters(model)

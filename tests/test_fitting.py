@@ -179,7 +179,7 @@ def test_point_parameters_are_learned_before_chains_start(data):
 
 
 def test_the_number_of_rows_is_checked_before_anything_is_trained(data):
-    model = BayesianModule(nn.Linear(3, 1), likelihoods.Normal())
+    model = BayesianModule(nn.Linear(3, 1), likelihoods.Normal(), grouping="layer")
     x, y = (value.repeat(5, 1) for value in data)
     regroup = Regroup(Planned(torch.tensor([0, 1, 0, 0])), phases=1)
     with pytest.raises(ValueError, match="num_data"):

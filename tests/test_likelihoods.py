@@ -90,7 +90,7 @@ def test_elementwise_log_density(
 ) -> None:
     likelihood, exact, draw = ELEMENTWISE[name]
     x, y = torch.randn(x_shape), draw(y_shape)
-    output, log_prob = observed(BayesianModule(net, likelihood), x, y)
+    output, log_prob = observed(BayesianModule(net, likelihood, grouping="layer"), x, y)
     expected = exact(output.numpy(), y.reshape(output.shape).numpy())
     assert log_prob.shape == x_shape[:1]
     expected = expected.reshape(x_shape[0], -1).sum(1)

@@ -181,7 +181,7 @@ def without(draws: dict[str, Tensor], name: str) -> dict[str, Tensor]:
                 x,
             ),
             ValueError,
-            r"\[\.\.\., 2\] of 'weights_loc'",
+            r"\[\.\.\., 10\] of 'weights_loc'",
         ),
         (lambda m, d, x: (m.net, d, x), TypeError, "with a likelihood"),
         (lambda m, d, x: (BayesianModule(mlp()), d, x), TypeError, "with a likelihood"),

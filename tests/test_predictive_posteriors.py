@@ -92,7 +92,7 @@ SOFT = Assignment.from_dense(
         {"centered": False},
         {"centered": False, "grouping": SOFT, "family": "laplace"},
         {"centered": False, "loc": 0.0, "scale": Learned(0.5)},
-        {"centered": False, "loc": torch.tensor([0.0, 0.5]), "scale": dist.Gamma(2.0, 2.0)},
+        {"centered": False, "loc": torch.linspace(-0.5, 0.5, 10), "scale": dist.Gamma(2.0, 2.0)},
         {"centered": False, "name": "beta"},
     ],
 )

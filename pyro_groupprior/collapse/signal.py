@@ -101,7 +101,7 @@ def collapse_report(
 
     Example::
 
-        >>> model = BayesianModule(nn.Linear(4, 4), likelihoods.Normal())
+        >>> model = BayesianModule(nn.Linear(4, 4), likelihoods.Normal(), grouping="layer")
         >>> x, y = torch.randn(9, 4), torch.randn(9, 4)
         >>> guide = AutoMeanField(model)
         >>> guide.setup(x, y)

@@ -47,7 +47,7 @@ class BayesianModule(PyroModule):
     Example::
 
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
-        >>> model = BayesianModule(net, likelihoods.Normal(), num_data=100, grouping="column")
+        >>> model = BayesianModule(net, likelihoods.Normal(), num_data=100)
         >>> model.assignment.num_groups        # 4 inputs + constant, 8 hidden units + constant
         14
         >>> trace = pyro.poutine.trace(model).get_trace(torch.randn(10, 4), torch.randn(10, 1))
@@ -62,9 +62,11 @@ class BayesianModule(PyroModule):
     :param bayesian: which parameters are Bayesian: a name pattern, module type, predicate
         ``(name, module, parameter) -> bool``, or a list of these. Default: all but those of norm
         layers and frozen ones.
-    :param grouping: the first groups: ``"all"``, ``"tensor"``, ``"layer"``, ``"row"``,
-        ``"column"``, ``"channel"``, ``"head"``, a callable, indices, or an
-        :class:`~pyro_groupprior.Assignment`.
+    :param grouping: the first groups: ``"column"`` for the weights that read the same input, so
+        that a prior learns how much each input and unit matters (automatic relevance
+        determination; Neal 1996, "Bayesian Learning for Neural Networks"), ``"all"``,
+        ``"tensor"``, ``"layer"``, ``"row"``, ``"channel"``, ``"head"``, a callable, indices, or
+        an :class:`~pyro_groupprior.Assignment`.
     :param base_scale: ``"fan_in"`` for 1 / sqrt(fan-in), a positive number, or a tensor ``[W]``.
     :param str name: name of the weights' site.
     :param loc: as in :func:`~pyro_groupprior.group_prior`.
@@ -82,7 +84,7 @@ class BayesianModule(PyroModule):
         *,
         num_data: int | None = None,
         bayesian: Rule | Iterable[Rule] | None = None,
-        grouping: Grouping = "layer",
+        grouping: Grouping = "column",
         base_scale: str | float | Tensor = "fan_in",
         name: str = "weights",
         loc: Hyper = None,

@@ -21,7 +21,8 @@ def deep() -> nn.Module:
 
 def build(*callbacks: Callback, net: nn.Module | None = None, **options) -> PhasedSVI:
     torch.manual_seed(1)
-    model = BayesianModule(deep() if net is None else net, likelihoods.Normal(), num_data=64)
+    net = deep() if net is None else net
+    model = BayesianModule(net, likelihoods.Normal(), num_data=64, grouping="layer")
     svi = PhasedSVI(model, AutoMeanField, Adam, callbacks=callbacks, **options)
     return svi
 
