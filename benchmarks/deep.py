@@ -5,11 +5,12 @@
 
 Four hidden layers of 100 ReLU units on diamonds (8,000 rows to train on, log price), and a ResNet
 of 8 layers, 8-16-32 channels wide, with a first convolution of stride 2, on Fashion-MNIST (10,000
-images to train on, the official 10,000 to score on), two splits each, by ``pgp.fit`` as it
-stands. "rhat": of the function at a new row, over chains, the worst; "falling": warnings that the
-loss still was when it ended; "hot": that chains ran hotter than the posterior; "rolled back":
-collapses repaired on the way; "dead": collapses left as they were. Seconds are those of the
-processor, one thread; of a ResNet's fit that was interrupted, those since it was taken up again.
+images to train on, the official 10,000 to score on), two splits each, by ``pgp.fit`` as it stands,
+the latter also with a prior per layer. "rhat": of the function at a new row, over chains, the
+worst; "falling": warnings that the loss still was when it ended; "hot": that chains ran hotter than
+the posterior; "rolled back": collapses repaired on the way; "dead": collapses left as they were.
+Seconds are those of the processor, one thread; of a ResNet's fit that was interrupted, those since
+it was taken up again.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from benchmarks.nets import ResNet8, relu_net
 SPLITS, WIDTHS, CHAINS = 2, (100,) * 4, 8
 METHODS = {
     "mlp diamonds": ("default", "ensemble", "dropout"),
-    "resnet fashion": ("default",),
+    "resnet fashion": ("default", "layer"),
 }
 
 
@@ -35,10 +36,13 @@ def fit_mlp(split: datasets.Split, hidden: tuple[int, ...]) -> peers.Draws:
     return default.fit(relu_net(split.x.shape[1], hidden), split)
 
 
-def fit_resnet(split: datasets.Split, hidden: tuple[int, ...], seed: int) -> peers.Draws:
-    """Fit the ResNet by default, from where it was interrupted."""
-    path = FOLDER / f"deep_resnet_{seed}.run"
-    found = default.fit(ResNet8(channels=1, width=8, stride=2), split, checkpoint=path)
+def fit_resnet(
+    split: datasets.Split, hidden: tuple[int, ...], seed: int, **prior: str
+) -> peers.Draws:
+    """Fit the ResNet, from where it was interrupted."""
+    path = FOLDER / f"deep_resnet_{seed}{''.join(prior.values())}.run"
+    net = ResNet8(channels=1, width=8, stride=2)
+    found = default.fit(net, split, checkpoint=path, **prior)
     path.unlink()
     return found
 
@@ -48,7 +52,8 @@ def run(case: str, seed: int, method: str) -> dict[str, Any]:
     kind, name = case.split()
     if kind == "resnet":
         split = datasets.classification(name, seed, images=True)
-        return scoring.run(functools.partial(fit_resnet, seed=seed), split, (), seed)
+        prior = {"grouping": "layer"} if method == "layer" else {}
+        return scoring.run(functools.partial(fit_resnet, seed=seed, **prior), split, (), seed)
     methods = {"default": fit_mlp, "ensemble": peers.ensemble, "dropout": peers.dropout}
     chains = CHAINS if method == "default" else None
     return scoring.run(methods[method], datasets.regression(name, seed), WIDTHS, seed, chains)
