@@ -130,4 +130,8 @@ def compiled(
 
 
 def _agree(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-    return all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(found, expected, strict=True))
+    """Up to rounding, which of sums that come to almost nothing leaves no digit right."""
+    return all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
+        for a, b in zip(found, expected, strict=True)
+    )
