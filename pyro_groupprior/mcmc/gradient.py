@@ -17,6 +17,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 # Of positions [C, D] and, where there are any, data.
 ValueAndGradient = Callable[..., tuple[Tensor, Tensor]]
 WORTH_COMPILING = 5_000  # gradients: a small net's take that many milliseconds more uncompiled
+# Inductor would work weights out anew for each row that reads them; this keeps them in memory.
+OPTIONS = {"realize_reads_threshold": 2, "realize_opcount_threshold": 5}
 
 
 def value_and_gradient(density: Callable[..., Tensor]) -> ValueAndGradient:
@@ -120,7 +122,10 @@ def compiled(
     :param batches: data, as for :func:`recorded`.
     """
     batches = batches or ((),)
-    translated = torch.compile(evaluate, dynamic=False)
+    try:
+        translated = torch.compile(evaluate, dynamic=False, options=OPTIONS)
+    except RuntimeError:  # a release that does not know them
+        translated = torch.compile(evaluate, dynamic=False)
     try:
         again = [translated(position, *data) for data in batches]
     except RuntimeError:

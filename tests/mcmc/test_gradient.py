@@ -99,6 +99,14 @@ def test_compiled_is_the_same():
         torch.testing.assert_close(fast(position), evaluate(position))
 
 
+def test_options_that_are_unknown_are_left_out(monkeypatch):
+    monkeypatch.setattr("pyro_groupprior.mcmc.gradient.OPTIONS", {"no_such_option": 1})
+    graph = recorded(value_and_gradient(lambda z: z.square().sum(1)), torch.ones(2, 3))
+    fast = compiled(graph, torch.ones(2, 3))
+    assert fast is not graph
+    torch.testing.assert_close(fast(torch.ones(2, 3)), graph(torch.ones(2, 3)))
+
+
 def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     def fails(graph, **options):
         def call(position):
