@@ -18,7 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 ValueAndGradient = Callable[..., tuple[Tensor, Tensor]]
 WORTH_COMPILING = 5_000  # gradients: a small net's take that many milliseconds more uncompiled
 # Inductor would work weights out anew for each row that reads them; this keeps them in memory.
-OPTIONS = {"realize_reads_threshold": 2, "realize_opcount_threshold": 5}
+OPTIONS: dict[str, Any] = {"realize_reads_threshold": 2, "realize_opcount_threshold": 5}
 
 
 def value_and_gradient(density: Callable[..., Tensor]) -> ValueAndGradient:
