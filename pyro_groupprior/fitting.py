@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def fit(
     :param int seed: the same seed gives the same posterior. The process keeps its random state.
     :param bool progress: show progress bars.
     :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call, by
-        data, seed and size of the model, goes on from it. Chains begin anew.
+        data, seed, model and prior, goes on from it. Chains begin anew.
     :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
     :raises TypeError: if the model is no :class:`BayesianModule`.
     :raises ValueError: if the method is unknown, the model has no likelihood, rows do not match
@@ -140,7 +141,7 @@ def _guide(
         guide = AutoMeanField(model, local_reparam=model.centered)
         svi = PhasedSVI(model, guide, regroup=regroup)
         if checkpoint is not None:
-            svi.label = _digest(x, y, seed, regroup)
+            svi.label = _digest(model, x, y, seed, regroup)
             svi.callbacks.append(Checkpoint(checkpoint, steps=STEPS_KEPT))
             if Path(checkpoint).exists():
                 svi.load(checkpoint, *move_batch((x[:BATCH], y[:BATCH]), device_of(model)))
@@ -153,10 +154,17 @@ def _guide(
     return svi.guide
 
 
-def _digest(x: Tensor, y: Tensor, seed: int, regroup: Regroup | None) -> str:
+def _digest(model: BayesianModule, x: Tensor, y: Tensor, seed: int, regroup: Regroup | None) -> str:
     """What tells one call from another."""
-    digest = hashlib.sha256(f"{seed} {regroup is not None}".encode())
-    for value in (x, y):
+    prior = [model.prior_loc, model.prior_scale, model.family, model.centered]
+    likelihood = [type(model.likelihood).__name__, vars(model.likelihood)]
+    said = repr([*prior, *likelihood, seed, regroup is not None])
+    # Objects that do not say what they are tell where they are: another place in every process.
+    digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", said).encode())
+    values = [x, y, model.base_scale]
+    if regroup is None:  # else the groups are those of an interrupted call, if it was this model
+        values.append(model.assignment.index)
+    for value in values:
         digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

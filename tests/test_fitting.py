@@ -6,6 +6,7 @@
 import functools
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -37,10 +38,10 @@ def short_chains(monkeypatch):
     monkeypatch.setattr("pyro_groupprior.fitting.run_sgmcmc", short)
 
 
-def linear():
-    return BayesianModule(
-        nn.Linear(3, 1, bias=False), likelihoods.Normal(noise=NOISE), num_data=60, loc=0.0, scale=1
-    )
+def linear(noise=NOISE, **prior):
+    prior = {"loc": 0.0, "scale": 1.0} | prior
+    net = nn.Linear(3, 1, bias=False)
+    return BayesianModule(net, likelihoods.Normal(noise=noise), num_data=60, **prior)
 
 
 def exact(x, y):
@@ -130,6 +131,15 @@ def test_a_checkpoint_is_that_of_one_call(data, tmp_path):
             fit(linear(), *data, **options, **other)
     with pytest.raises(ValueError, match="path: the file is that of another run"):
         fit(linear(), data[0], -data[1], **options)
+    for prior in (
+        {"grouping": "all"},
+        {"scale": dist.HalfCauchy(1.0)},
+        {"family": "laplace"},
+        {"base_scale": 2.0},
+        {"noise": 0.4},
+    ):
+        with pytest.raises(ValueError, match="path: the file is that of another run"):
+            fit(linear(**prior), *data, **options)
 
 
 @pytest.mark.parametrize("method", ["hmc", "sgmcmc", "svi"])
