@@ -18,6 +18,8 @@ from pyro.distributions import TorchDistribution, constraints
 from pyro.distributions.transforms import AffineTransform
 from torch import Tensor
 
+from .seen import Seen
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -101,6 +103,9 @@ def _standard(num_groups: int, dtype: torch.dtype, device: torch.device) -> tupl
         return zeros, zeros + 1
 
 
+_SEEN = {False: Seen(), True: Seen()}  # tensors of finite numbers, and of positive ones
+
+
 def check_hyper(argument: str, hyper: Hyper, support: constraints.Constraint) -> None:
     """
     Refuse a group parameter that is of the wrong kind or outside ``support``.
@@ -127,9 +132,14 @@ def check_hyper(argument: str, hyper: Hyper, support: constraints.Constraint) ->
             f"{argument}: expected a Pyro distribution, a number, a tensor or Learned(...), "
             f"got {type(hyper).__name__}"
         )
+    seen = _SEEN[support is constraints.positive]
+    if isinstance(value, Tensor) and value in seen:
+        return
     values = torch.as_tensor(value)
     if not bool((support.check(values) & values.isfinite()).all()):
         raise ValueError(f"{argument}: expected values that are {_words(support)}, got {value}")
+    if isinstance(value, Tensor):
+        seen.add(value)
 
 
 def sample_hyper(

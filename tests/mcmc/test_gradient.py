@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_groupprior import Assignment, BayesianModule, likelihoods
+from pyro_groupprior import (
+    Assignment,
+    AssignmentBuffer,
+    BayesianModule,
+    group_prior,
+    likelihoods,
+)
 from pyro_groupprior.mcmc.gradient import compiled, recorded, value_and_gradient
 from pyro_groupprior.mcmc.log_density import LogDensity
 
@@ -40,6 +46,35 @@ def test_a_net_recorded_is_the_net(soft):
         for scale in (0.1, 1.0, 3.0):
             position = scale * torch.randn(4, density.size)
             torch.testing.assert_close(graph(position), evaluate(position))
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        {"scale": 0.5},
+        {"loc": torch.tensor([-0.5, 1.0]), "scale": torch.tensor([0.3, 0.8])},
+        {"base_scale": torch.tensor([0.5, 1.0, 2.0])},
+        {"scale": dist.HalfCauchy(torch.tensor([0.5, 1.0]))},
+        {"init": torch.zeros(3), "family": "laplace"},
+    ],
+)
+def test_a_statement_with_tensors_can_be_recorded(prior):
+    """Their values are looked at once, and not in every run of the model."""
+    groups = AssignmentBuffer(Assignment(torch.tensor([0, 1, 0])))
+
+    def model(x, y):
+        weights = group_prior("w", groups, **prior)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("y", dist.Normal((x * weights).sum(-1), 0.7), obs=y)
+
+    with pyro.validation_enabled(False):
+        density = LogDensity(model, (torch.randn(7, 3), torch.randn(7)))
+        evaluate = value_and_gradient(density)
+        graph = recorded(evaluate, torch.randn(4, density.size))
+        assert graph is not evaluate
+        position = torch.randn(4, density.size)
+        for found, expected in zip(graph(position), evaluate(position), strict=True):
+            torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("kind", ["Categorical", "Bernoulli", "Poisson", "Normal"])
