@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import device_of, move_batch
 from .guides import AutoMeanField, SiteGuide
+from .hyperpriors import tensors_of
 from .mcmc import run_hmc, run_sgmcmc
 from .nn import BayesianModule, evaluation_mode
 from .regrouping import Regroup
@@ -161,11 +162,11 @@ def _digest(model: BayesianModule, x: Tensor, y: Tensor, seed: int, regroup: Reg
     said = repr([*prior, *likelihood, seed, regroup is not None])
     # Objects that do not say what they are tell where they are: another place in every process.
     digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", said).encode())
-    values = [x, y, model.base_scale]
+    values = [x, y, model.base_scale, *tensors_of([model.prior_loc, model.prior_scale])]
     if regroup is None:  # else the groups are those of an interrupted call, if it was this model
         values.append(model.assignment.index)
     for value in values:
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

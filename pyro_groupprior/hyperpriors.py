@@ -18,7 +18,7 @@ from pyro.distributions import TorchDistribution, constraints
 from pyro.distributions.transforms import AffineTransform
 from torch import Tensor
 
-from .seen import Seen
+from .value_checks import all_finite, all_positive
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,6 @@ def _standard(num_groups: int, dtype: torch.dtype, device: torch.device) -> tupl
         return zeros, zeros + 1
 
 
-_SEEN = {False: Seen(), True: Seen()}  # tensors of finite numbers, and of positive ones
-
-
 def check_hyper(argument: str, hyper: Hyper, support: constraints.Constraint) -> None:
     """
     Refuse a group parameter that is of the wrong kind or outside ``support``.
@@ -132,14 +129,9 @@ def check_hyper(argument: str, hyper: Hyper, support: constraints.Constraint) ->
             f"{argument}: expected a Pyro distribution, a number, a tensor or Learned(...), "
             f"got {type(hyper).__name__}"
         )
-    seen = _SEEN[support is constraints.positive]
-    if isinstance(value, Tensor) and value in seen:
-        return
-    values = torch.as_tensor(value)
-    if not bool((support.check(values) & values.isfinite()).all()):
+    holds = all_positive if support is constraints.positive else all_finite
+    if not holds(torch.as_tensor(value)):
         raise ValueError(f"{argument}: expected values that are {_words(support)}, got {value}")
-    if isinstance(value, Tensor):
-        seen.add(value)
 
 
 def sample_hyper(

@@ -25,11 +25,10 @@ from .hyperpriors import (
     like_hypers,
     sample_hyper,
 )
-from .seen import Seen
+from .value_checks import all_finite, all_positive
 
 # Key in ``infer`` of a site that a model predicts because it was given no observation.
 PREDICTED = "predicted"
-_SCALES, _FIRST = Seen(), Seen()  # base scales, and first values, that are as they should be
 
 
 def assign(name: str, source: Assignment | AssignmentBuffer) -> Assignment:
@@ -145,12 +144,8 @@ def check_base_scale(base_scale: Tensor | float | None, num_weights: int) -> Non
         raise ValueError(
             f"base_scale: expected a number or shape [{num_weights}], got {tuple(scale.shape)}"
         )
-    if scale in _SCALES:
-        return
-    if not bool(((scale > 0) & (scale < torch.inf)).all()):
+    if not all_positive(scale):
         raise ValueError("base_scale: expected finite positive numbers only")
-    if scale is base_scale:
-        _SCALES.add(scale)
 
 
 def _checked_init(
@@ -171,10 +166,8 @@ def _check_init(value: Any, num_weights: int) -> Tensor:
         )
     if value.shape != (num_weights,):
         raise ValueError(f"init: expected shape [{num_weights}], got {tuple(value.shape)}")
-    if value not in _FIRST:
-        if not bool(value.isfinite().all()):
-            raise ValueError("init: expected finite numbers only")
-        _FIRST.add(value)
+    if not all_finite(value):
+        raise ValueError("init: expected finite numbers only")
     return value
 
 

@@ -137,6 +137,7 @@ def test_a_checkpoint_is_that_of_one_call(data, tmp_path):
         {"family": "laplace"},
         {"base_scale": 2.0},
         {"noise": 0.4},
+        {"loc": torch.tensor([0.0, 0.0, 0.1])},
     ):
         with pytest.raises(ValueError, match="path: the file is that of another run"):
             fit(linear(**prior), *data, **options)
