@@ -42,6 +42,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 NUM_DRAWS, STEPS, LR, MEMBERS = 1000, 4000, 0.01, 5
 BATCH, WHOLE = 256, 4000  # rows in a batch, and so many at most are one batch
 WEIGHT_DECAY, LEFT_OUT, CHECK = 1e-4, 0.1, 20  # of point fits; a share of rows, and steps
+MOST_TO_CHOOSE = 500  # rows by which Laplace's prior is chosen for classes
 
 
 def _net(split: Split, hidden: tuple[int, ...]) -> nn.Sequential:
@@ -78,14 +79,25 @@ def _train(
         yield number
 
 
-def _point(split: Split, net: nn.Module, num_steps: int = STEPS) -> Tensor:
+def _left_out(split: Split) -> tuple[Tensor, Tensor]:
+    """Choose rows to leave out, a tenth; and all others."""
+    left_out, rows = torch.randperm(len(split.y)).tensor_split([round(LEFT_OUT * len(split.y))])
+    return left_out, rows
+
+
+def _point(
+    split: Split,
+    net: nn.Module,
+    num_steps: int = STEPS,
+    parts: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
     """Fit one net by maximum likelihood with weight decay; return the log of its noise.
 
     That step is kept after which a tenth of the rows, left out, is predicted best: in the end the
     other rows are interpolated, and the noise is next to nothing.
     """
     log_noise = _log_noise()
-    left_out, rows = torch.randperm(len(split.y)).tensor_split([round(LEFT_OUT * len(split.y))])
+    left_out, rows = _left_out(split) if parts is None else parts
     train = dataclasses.replace(split, x=split.x[rows], y=split.y[rows])
     groups = [{"params": net.parameters(), "weight_decay": WEIGHT_DECAY}, {"params": [log_noise]}]
     best, kept = math.inf, (net.state_dict(), log_noise)
@@ -154,29 +166,44 @@ def laplace(split: Split, hidden: tuple[int, ...], *, hessian: str = "kron") -> 
 
 
 def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
-    """Fit round a trained net, and by the evidence choose the prior of each tensor and the noise.
+    """Fit round a trained net, in double precision for the determinants.
 
-    These are the package's steps for regression, in double precision for the determinants.
+    As the package's examples do: for regression the evidence chooses the prior of each tensor and
+    the noise; for classes, of which the evidence would make predictions far too cautious, the rows
+    that were left out choose one prior for all, from a grid.
     """
-    net = _net(split, hidden)
-    _point(split, net)
-    kind, y = "regression", split.y.double()
+    net, parts = _net(split, hidden), _left_out(split)
+    _point(split, net, parts=parts)
+    if split.num_classes:
+        return _laplace_of_classes(split, net, hessian, *parts)
+    y = split.y.double()
     log_precision = torch.zeros(len([*net.parameters()]), dtype=y.dtype, requires_grad=True)
     log_noise = torch.zeros(1, dtype=y.dtype, requires_grad=True)
-    if split.num_classes:
-        kind, y = "classification", split.y
-    fitted = Laplace(net.double(), kind, "all", hessian)
-    loader: Any = batches(split.x.double(), y, BATCH if len(y) > WHOLE else len(y))
-    fitted.fit(loader)
+    fitted = Laplace(net.double(), "regression", "all", hessian)
+    fitted.fit(batches(split.x.double(), y, BATCH if len(y) > WHOLE else len(y)))
     optimizer = torch.optim.Adam([log_precision, log_noise], lr=0.1)
     for _ in range(100):
         optimizer.zero_grad()
-        noise = None if split.num_classes else log_noise.exp()
-        (-fitted.log_marginal_likelihood(log_precision.exp(), noise)).backward()
+        (-fitted.log_marginal_likelihood(log_precision.exp(), log_noise.exp())).backward()
         optimizer.step()
     fitted.prior_precision = log_precision.detach().exp()
-    if not split.num_classes:
-        fitted.sigma_noise = log_noise.detach().exp()
+    fitted.sigma_noise = log_noise.detach().exp()
+    return fitted
+
+
+def _laplace_of_classes(
+    split: Split, net: nn.Module, hessian: str, left_out: Tensor, rows: Tensor
+) -> Any:
+    fitted = Laplace(net.double(), "classification", "all", hessian)
+    fitted.fit(batches(split.x[rows].double(), split.y[rows], BATCH))
+    some = left_out[:MOST_TO_CHOOSE]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # to link as predictions will, as it does
+        fitted.optimize_prior_precision(
+            method="gridsearch", pred_type="glm", link_approx="mc", grid_size=9,
+            log_prior_prec_min=-1, log_prior_prec_max=3,
+            val_loader=batches(split.x[some].double(), split.y[some], 64),
+        )  # fmt: skip
     return fitted
 
 
