@@ -160,13 +160,18 @@ def laplace(split: Split, hidden: tuple[int, ...], *, hessian: str = "kron") -> 
     """
     fitted = _laplace(split, hidden, hessian)
     # The Jacobians of all rows at once could fill the memory.
-    chunks = split.new_x.double().split(64)
+    chunks = split.new_x.to(_precision(split)).split(64)
     outputs = [fitted.functional_samples(x, n_samples=NUM_DRAWS).float() for x in chunks]
     return _pair(torch.cat(outputs, 1), fitted.sigma_noise.log().float(), split)
 
 
+def _precision(split: Split) -> torch.dtype:
+    """Take double precision where there is evidence, for its determinants."""
+    return torch.float32 if split.num_classes else torch.float64
+
+
 def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
-    """Fit round a trained net, in double precision for the determinants.
+    """Fit round a trained net.
 
     As the package's examples do: for regression the evidence chooses the prior of each tensor and
     the noise; for classes, of which the evidence would make predictions far too cautious, the rows
@@ -194,15 +199,15 @@ def _laplace(split: Split, hidden: tuple[int, ...], hessian: str) -> Any:
 def _laplace_of_classes(
     split: Split, net: nn.Module, hessian: str, left_out: Tensor, rows: Tensor
 ) -> Any:
-    fitted = Laplace(net.double(), "classification", "all", hessian)
-    fitted.fit(batches(split.x[rows].double(), split.y[rows], BATCH))
+    fitted = Laplace(net, "classification", "all", hessian)
+    fitted.fit(batches(split.x[rows], split.y[rows], BATCH))
     some = left_out[:MOST_TO_CHOOSE]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # to link as predictions will, as it does
         fitted.optimize_prior_precision(
             method="gridsearch", pred_type="glm", link_approx="mc", grid_size=9,
             log_prior_prec_min=-1, log_prior_prec_max=3,
-            val_loader=batches(split.x[some].double(), split.y[some], 64),
+            val_loader=batches(split.x[some], split.y[some], 64),
         )  # fmt: skip
     return fitted
 

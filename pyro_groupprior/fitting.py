@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from .batch import device_of, move_batch
 from .guides import AutoMeanField, SiteGuide
-from .hyperpriors import tensors_of
+from .hyperpriors import Learned, tensors_of
 from .mcmc import run_hmc, run_sgmcmc
 from .nn import BayesianModule, evaluation_mode
-from .regrouping import Regroup
+from .regrouping import Cluster, Regroup
 from .svi import Checkpoint, PhasedSVI
 from .svi.checks import check_num_rows
 from .svi.random_state import get_random_state, set_random_state
@@ -65,8 +66,8 @@ def fit(
                           it has converged
     ====================  =========================================================================
 
-    Groups, and point parameters such as those of norm layers, are found by SVI; chains then start
-    from its guide.
+    Groups, and point parameters such as those of norm layers and :class:`Learned` ones, are found
+    by SVI; chains then start from its guide.
 
     Example::
 
@@ -86,7 +87,8 @@ def fit(
     :param int seed: the same seed gives the same posterior. The process keeps its random state.
     :param bool progress: show progress bars.
     :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call, by
-        data, seed, model and prior, goes on from it. Chains begin anew.
+        data, seed, model, prior and ``regroup``, goes on from it, whatever weights the net has.
+        Chains begin anew.
     :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
     :raises TypeError: if the model is no :class:`BayesianModule`.
     :raises ValueError: if the method is unknown, the model has no likelihood, rows do not match
@@ -102,7 +104,7 @@ def fit(
         raise ValueError(f"x, y: expected as many rows, and some, got {len(x)} and {len(y)}")
     if method == "auto":
         method = _by_size(model, x)
-    trained = method == "svi" or regroup or any(p.requires_grad for p in model.parameters())
+    trained = method == "svi" or regroup is not None or _has_points(model)
     in_batches = method == "sgmcmc" or (trained and len(x) > WHOLE)
     check_num_rows(model, len(x), BATCH if in_batches else len(x))
     guide = _guide(model, x, y, regroup, seed, progress, checkpoint) if trained else None
@@ -112,6 +114,13 @@ def fit(
     if method == "hmc":
         return run_hmc(model, x, y, **options).get_samples()
     return run_sgmcmc(model, x, y, batch_size=BATCH, **options).get_samples()
+
+
+def _has_points(model: BayesianModule) -> bool:
+    """Whether anything is learned as a point, which chains would leave where it is."""
+    stated = [model.prior_loc, model.prior_scale, *vars(model.likelihood).values()]
+    learned = any(isinstance(value, Learned) for value in stated)
+    return learned or any(parameter.requires_grad for parameter in model.parameters())
 
 
 def _by_size(model: BayesianModule, x: Tensor) -> str:
@@ -157,9 +166,10 @@ def _guide(
 
 def _digest(model: BayesianModule, x: Tensor, y: Tensor, seed: int, regroup: Regroup | None) -> str:
     """What tells one call from another."""
+    net = [repr(model.net), model.site, [(e.name, tuple(e.shape)) for e in model.layout]]
     prior = [model.prior_loc, model.prior_scale, model.family, model.centered]
     likelihood = [type(model.likelihood).__name__, vars(model.likelihood)]
-    said = repr([*prior, *likelihood, seed, regroup is not None])
+    said = repr([*net, *prior, *likelihood, seed, _settings(regroup)])
     # Objects that do not say what they are tell where they are: another place in every process.
     digest = hashlib.sha256(re.sub(" at 0x[0-9a-f]+", "", said).encode())
     values = [x, y, model.base_scale, *tensors_of([model.prior_loc, model.prior_scale])]
@@ -168,6 +178,16 @@ def _digest(model: BayesianModule, x: Tensor, y: Tensor, seed: int, regroup: Reg
     for value in values:
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _settings(part: Any) -> Any:
+    """What a schedule, and the strategy and the clusterer in it, have been made with."""
+    if isinstance(part, BaseEstimator):
+        return type(part).__name__, part.get_params()
+    if isinstance(part, (Regroup, Cluster)):
+        named = vars(part).items()
+        return type(part).__name__, [(name, _settings(value)) for name, value in named]
+    return part
 
 
 def _batches(x: Tensor, y: Tensor) -> Batches:

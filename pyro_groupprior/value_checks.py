@@ -15,8 +15,9 @@ from torch import Tensor
 class ValueCheck:
     """
     Whether all values of a tensor are as they should be, worked out again only once it has been
-    written to. A look at values in every run of a model would wait for the GPU each time, and keep
-    the model from being recorded (:func:`torch.fx.experimental.proxy_tensor.make_fx`).
+    written to, other than through ``.data`` or ``.numpy()``, of which torch keeps no count. A look
+    at values in every run of a model would wait for the GPU each time, and keep the model from
+    being recorded (:func:`torch.fx.experimental.proxy_tensor.make_fx`).
 
     Example::
 

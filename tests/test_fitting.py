@@ -6,14 +6,16 @@
 import functools
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior import AutoMeanField, BayesianModule, Regroup, fit, likelihoods
-from pyro_groupprior.fitting import _batches, _by_size
+from pyro_groupprior.fitting import _batches, _by_size, _digest, _has_points
 from pyro_groupprior.mcmc import run_hmc, run_sgmcmc
 from pyro_groupprior.svi import Checkpoint
 from tests.svi.runs import Planned
@@ -38,9 +40,9 @@ def short_chains(monkeypatch):
     monkeypatch.setattr("pyro_groupprior.fitting.run_sgmcmc", short)
 
 
-def linear(noise=NOISE, **prior):
+def linear(noise=NOISE, net=None, **prior):
     prior = {"loc": 0.0, "scale": 1.0} | prior
-    net = nn.Linear(3, 1, bias=False)
+    net = nn.Linear(3, 1, bias=False) if net is None else net
     return BayesianModule(net, likelihoods.Normal(noise=noise), num_data=60, **prior)
 
 
@@ -92,6 +94,18 @@ def test_chains_go_on_from_the_groups_that_were_found(data):
     assert model.assignment.index.tolist() == [0, 1, 0]
 
 
+@pytest.mark.parametrize("method", ["hmc", "sgmcmc"])
+def test_learned_points_are_learned_before_chains_run(data, method):
+    """Chains leave them where they are."""
+    pyro.clear_param_store()
+    model = linear(noise=pgp.Learned(3.0))
+    draws = fit(model, *data, method=method, progress=False)
+    assert pyro.param("noise").item() == pytest.approx(NOISE, rel=0.2)
+    sd = exact(*data)[1].inverse().diagonal().sqrt()
+    torch.testing.assert_close(draws["weights"].std(0), sd, rtol=0.3, atol=0.0)
+    assert not _has_points(linear()) and _has_points(linear(scale=pgp.Learned(1.0)))
+
+
 def test_a_seed_gives_the_same_and_leaves_the_process_alone(data):
     model = linear()
     torch.manual_seed(3)
@@ -141,6 +155,29 @@ def test_a_checkpoint_is_that_of_one_call(data, tmp_path):
     ):
         with pytest.raises(ValueError, match="path: the file is that of another run"):
             fit(linear(**prior), *data, **options)
+    net = nn.Sequential(nn.Linear(3, 1, bias=False), nn.Tanh())
+    with pytest.raises(ValueError, match="path: the file is that of another run"):
+        fit(linear(net=net), *data, **options)
+
+
+def test_a_checkpoint_is_that_of_one_way_to_regroup():
+    def digest(regroup):
+        return _digest(linear(), torch.zeros(60, 3), torch.zeros(60, 1), 0, regroup)
+
+    ways = [
+        Regroup(strategy, **options)
+        for strategy, options in (
+            (pgp.Naive(2), {"phases": 2}),
+            (pgp.Naive(3), {"phases": 2}),
+            (pgp.Naive(2), {"phases": 3}),
+            (pgp.Naive(2), {"phases": 2, "accept": "elbo"}),
+            (pgp.Cluster(KMeans(2), within="layer"), {"phases": 2}),
+            (pgp.DeconvolvedMixture(2), {"phases": 2}),
+            (pgp.DeconvolvedMixture(2, zero_mean=True), {"phases": 2}),
+        )
+    ]
+    assert len(set(map(digest, [None, *ways]))) == len(ways) + 1
+    assert digest(Regroup(pgp.Naive(2), phases=2)) == digest(ways[0])
 
 
 @pytest.mark.parametrize("method", ["hmc", "sgmcmc", "svi"])

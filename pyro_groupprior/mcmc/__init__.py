@@ -5,12 +5,13 @@
 
 from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
 from .gibbs import GibbsGroups
-from .hmc import HMCResult, run_hmc
+from .hmc import ChainWarning, HMCResult, run_hmc
 from .result import GibbsResult
 from .run import run_gibbs
 from .sgmcmc import SGMCMCResult, TemperatureWarning, run_sgmcmc
 
 __all__ = [
+    "ChainWarning",
     "EnumeratedPosterior",
     "GibbsGroups",
     "GibbsResult",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ from .starts import ascend, chain_starts
 
 TARGET = 0.8  # probability of acceptance aimed at
 ASCENT_STEPS = 200
+LEAST_ACCEPTED, MOST_DIVERGENT = 0.2, 0.1  # of a chain's moves, beyond which there is a warning
+MOVES = 20  # after which that can be told
+
+
+class ChainWarning(UserWarning):
+    """A chain has hardly moved, so that its draws are not the posterior's."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ def run_hmc(
         come from a fresh initialisation of the net, all else from the prior median.
     :param int num_samples: draws kept of each chain.
     :param int warmup_steps: moves before, in which step size and mass are found, also where
-        ``start`` goes on from former draws.
+        ``start`` goes on from former draws; some dozens at least, to be of use.
     :param int num_chains: how many chains.
     :param int num_steps: leapfrog steps of a move on average; each move takes between half and
         one and a half times as many, drawn at random.
@@ -105,15 +112,18 @@ def run_hmc(
     :param int thin: moves for each draw that is kept.
     :param int seed: the same seed gives the same draws. The process keeps its random state.
     :param bool progress: show a progress bar.
+    :return: the draws. There is a :class:`~pyro_groupprior.mcmc.ChainWarning` if a chain has hardly
+        moved: all have one step size, which may be too long for where one of them is.
     :raises TypeError: if ``start`` or a number is of the wrong kind.
     :raises ValueError: if a number is out of range, ``start`` has not a value for each site, data
         or the log-density at the start are not finite, or the model has no latent sites, no
         observations, another ``num_data`` than rows, or cannot run under an outer plate.
     """
     check_counts(1, num_samples=num_samples, num_chains=num_chains, num_steps=num_steps, thin=thin)
+    check_counts(1, warmup_steps=warmup_steps)
     if ascent_steps is None:
         ascent_steps = ASCENT_STEPS if start is None else 0
-    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    check_counts(0, ascent_steps=ascent_steps)
     if isinstance(model, BayesianModule):
         check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
     args = placed(model, args)
@@ -144,14 +154,35 @@ def run_hmc(
             bar.set_postfix(accept=f"{float(accepted.mean()) / number:.2f}", refresh=False)
             bar.update()
         bar.close()
+    _check_moves(accepted / number, diverged / number, number)
     return HMCResult(
         stack_draws([draw for draw, _ in kept]),
         torch.stack([log_joint for _, log_joint in kept], 1),
-        accepted / (thin * num_samples),
+        accepted / number,
         diverged.long(),
         adaptation.step_size,
         adaptation.inverse_mass,
     )
+
+
+def _check_moves(accepted: Tensor, diverged: Tensor, number: int) -> None:
+    """
+    Warn of chains that stand still.
+
+    :param Tensor accepted: share of each chain's moves, ``[C]``.
+    :param Tensor diverged: likewise.
+    :param int number: of moves.
+    """
+    stuck = (accepted < LEAST_ACCEPTED) | (diverged > MOST_DIVERGENT)
+    if number >= MOVES and bool(stuck.any()):
+        warnings.warn(
+            f"chains {stuck.nonzero()[:, 0].tolist()} of {len(stuck)} have hardly moved: "
+            f"{float(accepted[stuck].min()):.0%} of proposals accepted, up to "
+            f"{float(diverged[stuck].max()):.0%} divergent. Their draws are not the posterior's: "
+            "leave them out, or take a longer warm-up or more chains",
+            ChainWarning,
+            stacklevel=3,
+        )
 
 
 class _Chains:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: ``loss`` is the mean negative ELBO of its steps."""
+    """
+    One epoch: ``loss`` is the mean negative ELBO of its steps, with the divergence at ``kl_weight``
+    (its weight at the end of the epoch), so that it may rise during a KL warm-up.
+    """
 
     epoch: int
     step: int

@@ -189,7 +189,8 @@ class PhasedSVI:
         One optimizer step on one batch; arguments are the model's. Regroups afterwards if that is
         due by the number of steps; a schedule by epochs needs :meth:`run`, which counts them.
 
-        :return: the negative ELBO before the step.
+        :return: the negative ELBO before the step, with the divergence at its present weight
+            (``kl_weight``): below that at full weight as long as there is a warm-up.
         :raises ValueError: if the batch has NaN or inf; nothing has changed then.
         :raises FloatingPointError: if the loss or its gradient has; the parameters have not changed
             then.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyro_groupprior as pgp
-from pyro_groupprior.mcmc import run_hmc
+from pyro_groupprior.mcmc import ChainWarning, run_hmc
 from pyro_groupprior.mcmc.adaptation import Adaptation
 from pyro_groupprior.mcmc.log_density import LogDensity
 from tests.mcmc.known import exact, linear
@@ -93,10 +93,31 @@ def test_lost_energy_is_counted():
         # A wall that no step comes over.
         pyro.factor("wall", torch.where(z.abs() > 0.1, -1e6, 0.0))
 
-    options = {"num_samples": 40, "warmup_steps": 0, "num_chains": 2, "num_steps": 200}
-    result = run_hmc(model, start={"z": torch.zeros(2)}, progress=False, **options)
+    options = {"num_samples": 40, "warmup_steps": 1, "num_chains": 2, "num_steps": 200}
+    with pytest.warns(ChainWarning, match=r"chains \[0, 1\] of 2 have hardly moved"):
+        result = run_hmc(model, start={"z": torch.zeros(2)}, progress=False, **options)
     assert (result.divergences > 0).all()
     assert (result.samples["z"].abs() < 0.1).all()
+
+
+def test_a_chain_that_stands_still_is_told():
+    """One of six is in a mode too narrow for the step that suits all others."""
+
+    def model():
+        modes = dist.Normal(torch.tensor([0.0, 20.0]), torch.tensor([1.0, 1e-4]))
+        z = pyro.sample("z", dist.Normal(0.0, 100.0))
+        pyro.factor("modes", modes.log_prob(z.unsqueeze(-1)).logsumexp(-1))
+
+    start = {"z": torch.tensor([0.0, 20.0, 0.5, -0.5, 1.0, -1.0])}
+    options = {"num_samples": 40, "warmup_steps": 40, "num_chains": 6, "num_steps": 5}
+    with pytest.warns(ChainWarning, match=r"chains \[1\] of 6 have hardly moved: 0% of proposals"):
+        result = run_hmc(model, start=start, progress=False, **options)
+    assert result.accept_prob[1] < 0.2 < result.accept_prob[2:].min()
+
+
+def test_a_warmup_there_must_be():
+    with pytest.raises(ValueError, match="warmup_steps: expected at least 1, got 0"):
+        run_hmc(linear, torch.ones(2, 4), torch.ones(2), warmup_steps=0, progress=False)
 
 
 def test_windows_double_and_leave_the_end_to_the_step_size():
