@@ -7,7 +7,8 @@ Mean-field posteriors of ReLU nets on Concrete, five splits. From one setting (t
 50, all rows; at most 8 groups, found up to 6 times, soft), one thing is changed at a time: depth,
 width, rows; number of groups, weights or whole columns, soft or hard, how often. Each is the test
 NLL less that of a prior per layer, and less that of a prior per column, of the same net on the
-same split, with standard errors. Run as ``python -m benchmarks.groups --ablation``.
+same split, with standard errors. "!": some net stayed collapsed onto its prior. Run as
+``python -m benchmarks.groups --ablation``.
 """
 
 import dataclasses
@@ -123,7 +124,7 @@ def main(quick: bool) -> None:
         plain = case.kind in ("layer", "column")
         rows.append(
             [
-                case.kind,
+                case.kind + scoring.marks(found),
                 *map(str, shape),
                 *("-" if plain else str(value) for value in way),
                 str(len(found)),

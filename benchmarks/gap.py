@@ -9,7 +9,8 @@ random splits each, standardised by the training rows. Every candidate of
 unit, RMSE, coverage of central 90 % intervals. The judge is ``python -m benchmarks.judge``. Of the
 distance from plain Pyro's hierarchical AutoNormal, started with care, to NUTS, "closed" is the
 share that a candidate has behind it: 1 is NUTS. Seconds are those of the processor, one thread.
-A star: some run has ended with a warning that its loss was still falling.
+A star: some run has ended with a warning that its loss was still falling; "!": with a net that
+stayed collapsed, or chains that ran hot or hardly moved.
 """
 
 import argparse
@@ -141,7 +142,7 @@ def print_runs(title: str, found: dict[str, dict[int, dict[str, Any]]]) -> None:
         numbers = [f"{mean(runs.values(), k):.3f}" for k in ("nll", "rmse", "coverage", "noise")]
         both = [s for s in runs if s in found.get("pyro", {}) and s in found.get("nuts", {})]
         share = closed(*([found[k][s] for s in both] for k in (candidate, "pyro", "nuts")))
-        star = "*" if any(run.get("falling") for run in runs.values()) else ""
+        star = scoring.marks(runs.values())
         seconds = f"{mean(runs.values(), 'seconds'):.0f}"
         rows.append([candidate + star, str(len(runs)), *numbers, seconds, f"{share:.2f}"])
     header = ["candidate", "runs", "NLL", "RMSE", "coverage", "noise", "s", "closed"]

@@ -8,10 +8,12 @@ five random splits each (three where there are more than 5,000 rows). Ours: a fi
 N(0, 1 / fan-in), a learned prior for each layer or column (a unit's outgoing weights), and groups
 found while training (by k-means on the means, on the evidence of single weights, on that of whole
 columns), each under ``pgp.fit`` as it stands: eight chains, by HMC or, for digits, diamonds and
-Fashion-MNIST, on minibatches. Peers: MC dropout, an ensemble of five, Laplace and bayesian-torch.
+Fashion-MNIST, on minibatches; where groups are found, all start from the guide that found them,
+else each from a net of its own. Peers: MC dropout, an ensemble of five, Laplace and bayesian-torch.
 Which of ours counts as "our one setting" is decided by validation rows, a fifth of the training
-rows of the first split of every set, with one hidden layer. ``--ablation``: see
-``benchmarks/ablation.py``.
+rows of the first split of every set, with one hidden layer; some of these are test rows of other
+splits. A star: some loss was still falling when a run ended; "!": some net stayed collapsed, or
+chains ran hot or hardly moved. ``--ablation``: see ``benchmarks/ablation.py``.
 """
 
 import argparse
@@ -173,7 +175,7 @@ def print_set(cells: dict[str, dict[str, Any]], name: str, net: str, splits: int
         less = [cell["nll"] - base[s]["nll"] for s, cell in found.items() if base[s]]  # type: ignore[index]
         rows.append(
             [
-                method + "*" * any(cell["falling"] for cell in found.values()),
+                method + scoring.marks(found.values()),
                 str(len(found)),
                 f"{statistics.fmean(cell['nll'] for cell in found.values()):.3f}",
                 "" if method == "layer" else timing.mean_and_error(less),

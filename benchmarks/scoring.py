@@ -6,7 +6,7 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import arviz
@@ -18,7 +18,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from benchmarks.datasets import Split
 from pyro_groupprior.collapse import CollapseWarning
-from pyro_groupprior.mcmc import TemperatureWarning
+from pyro_groupprior.mcmc import ChainWarning, TemperatureWarning
 from pyro_groupprior.svi import ConvergenceWarning
 
 BINS = 15
@@ -36,14 +36,14 @@ def run(
     :param chains: That a regression's draws come from, one after the other: adds ``rhat`` of the
         function, the largest over new rows, and its median.
     :return: What :func:`score` gives; ``seconds`` of the processor; ``falling``, warnings that a
-        loss still was; ``hot``, that chains ran hotter than the posterior; ``rolled_back``, repairs
-        of a collapse; ``dead``, collapses left as they were.
+        loss still was; ``hot``, that chains ran hotter than the posterior; ``stuck``, that some
+        hardly moved; ``rolled_back``, repairs of a collapse; ``dead``, collapses left as they were.
     """
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     start = time.process_time()
     with warnings.catch_warnings(record=True) as told:
-        for category in (ConvergenceWarning, CollapseWarning, TemperatureWarning):
+        for category in (ConvergenceWarning, CollapseWarning, TemperatureWarning, ChainWarning):
             warnings.simplefilter("always", category)
         function, noise = method(split, hidden)
     seconds = time.process_time() - start
@@ -57,9 +57,21 @@ def run(
         "seconds": seconds,
         "falling": sum(issubclass(w.category, ConvergenceWarning) for w in told),
         "hot": sum(issubclass(w.category, TemperatureWarning) for w in told),
+        "stuck": sum(issubclass(w.category, ChainWarning) for w in told),
         "rolled_back": rolled_back,
         "dead": len(collapses) - rolled_back,
     }
+
+
+def marks(runs: Iterable[dict[str, Any]]) -> str:
+    """Mark a row: ``*`` if some loss was still falling, ``!`` if some posterior is a wrong one.
+
+    That is a net that stayed collapsed onto its prior, or chains that ran hot or hardly moved.
+    """
+    runs = list(runs)
+    falling = any(run.get("falling") for run in runs)
+    wrong = any(run.get(key) for run in runs for key in ("dead", "hot", "stuck"))
+    return "*" * falling + "!" * wrong
 
 
 def rhats(function: np.ndarray) -> np.ndarray:
