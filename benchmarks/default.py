@@ -3,6 +3,7 @@
 
 """A net fitted as the package does when it is told no more than the data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def fit(
         progress=False,
         checkpoint=checkpoint,
     )
-    samples = posterior if isinstance(posterior, dict) else posterior.draws(candidates.NUM_DRAWS)
+    chains = isinstance(posterior, Mapping)
+    samples = posterior if chains else posterior.draws(candidates.NUM_DRAWS)
     if not classes:
         return candidates.from_samples(model, samples, split)
     weights = samples[model.site]

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .batch import device_of, move_batch
 from .guides import AutoMeanField, SiteGuide
 from .hyperpriors import Learned, tensors_of
-from .mcmc import run_hmc, run_sgmcmc
+from .mcmc import HMCResult, SGMCMCResult, run_hmc, run_sgmcmc
 from .nn import BayesianModule, evaluation_mode
 from .regrouping import Cluster, Regroup
 from .svi import Checkpoint, PhasedSVI
@@ -37,7 +37,7 @@ BATCH = 256
 STEPS_KEPT = 1000  # of SVI between two checkpoints
 
 Batches = list[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, ...]]
-Posterior = SiteGuide | dict[str, Tensor]
+Posterior = SiteGuide | HMCResult | SGMCMCResult
 
 
 def fit(
@@ -89,7 +89,9 @@ def fit(
     :param checkpoint: a file in which SVI keeps where it stands; if it is there, the same call, by
         data, seed, model, prior and ``regroup``, goes on from it, whatever weights the net has.
         Chains begin anew.
-    :return: a guide, or draws by site: what :func:`predict` and :func:`save_draws` take.
+    :return: a guide, or what the chains have drawn, with how they fared: a mapping from site to
+        draws, which :func:`predict` and :func:`save_draws` take, with ``samples`` by chain. There
+        is a warning if a chain has hardly moved, run hot, or a loss was still falling.
     :raises TypeError: if the model is no :class:`BayesianModule`.
     :raises ValueError: if the method is unknown, the model has no likelihood, rows do not match
         each other or ``num_data``, data are not finite, or the checkpoint is that of another call.
@@ -112,8 +114,8 @@ def fit(
         return guide
     options: dict[str, Any] = {"start": guide, "seed": seed, "progress": progress}
     if method == "hmc":
-        return run_hmc(model, x, y, **options).get_samples()
-    return run_sgmcmc(model, x, y, batch_size=BATCH, **options).get_samples()
+        return run_hmc(model, x, y, **options)
+    return run_sgmcmc(model, x, y, batch_size=BATCH, **options)
 
 
 def _has_points(model: BayesianModule) -> bool:

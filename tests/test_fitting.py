@@ -57,6 +57,9 @@ def test_small_models_are_sampled(data):
     covariance = precision.inverse()
     weights = draws["weights"]
     assert weights.shape == (400, 3)
+    assert torch.equal(draws.samples["weights"].flatten(0, 1), weights)
+    assert set(draws) == {"weights"} and len(draws) == 1
+    assert (draws.accept_prob > 0.5).all()
     assert ((weights.mean(0) - mean).abs() < 0.25 * covariance.diagonal().sqrt()).all()
     torch.testing.assert_close(torch.cov(weights.T), covariance, rtol=0.3, atol=1e-3)
 

@@ -5,34 +5,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ChainDraws:
+@dataclass(frozen=True, eq=False)
+class ChainDraws(Mapping[str, Tensor]):
     """
-    Draws of chains that ran side by side.
+    Draws of chains that ran side by side. As a mapping it holds them by site, one chain after the
+    other, ``[chains * draws, ...]``: what :func:`~pyro_groupprior.predict` and
+    :func:`~pyro_groupprior.save_draws` take.
 
     Example::
 
         >>> from pyro_groupprior.mcmc.draws import ChainDraws
-        >>> ChainDraws({"z": torch.zeros(4, 100, 3)}).get_samples()["z"].shape
-        torch.Size([400, 3])
+        >>> draws = ChainDraws({"z": torch.zeros(4, 100, 3)})
+        >>> list(draws), draws["z"].shape, draws.samples["z"].shape
+        (['z'], torch.Size([400, 3]), torch.Size([4, 100, 3]))
 
     :param samples: the model's latent sites by name, each ``[chains, draws, ...]``.
     """
 
     samples: dict[str, Tensor]
 
+    def __getitem__(self, site: str) -> Tensor:
+        return self.samples[site].flatten(0, 1)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
     def get_samples(self, group_by_chain: bool = False) -> dict[str, Tensor]:
         """
-        The draws, as :meth:`pyro.infer.MCMC.get_samples` gives them: what
-        :func:`~pyro_groupprior.predict` and :func:`~pyro_groupprior.save_draws` take.
+        The draws, as :meth:`pyro.infer.MCMC.get_samples` gives them.
 
         :param bool group_by_chain: keep ``[chains, draws, ...]`` apart.
         """
-        if group_by_chain:
-            return dict(self.samples)
-        return {name: value.flatten(0, 1) for name, value in self.samples.items()}
+        return dict(self.samples) if group_by_chain else dict(self)

@@ -37,7 +37,7 @@ class ChainWarning(UserWarning):
     """A chain has hardly moved, so that its draws are not the posterior's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HMCResult(ChainDraws):
     """
     Draws of :func:`run_hmc`.
@@ -91,7 +91,7 @@ def run_hmc(
         >>> result = mcmc.run_hmc(model, x, x[:, :1], progress=False, **options)
         >>> result.samples["weights"].shape
         torch.Size([2, 5, 3])
-        >>> predict(model, result.get_samples(), x).mean.shape
+        >>> predict(model, result, x).mean.shape
         torch.Size([9, 1])
 
     :param callable model: a Pyro model that allows outer plates, such as a

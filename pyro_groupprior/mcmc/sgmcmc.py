@@ -43,7 +43,7 @@ class TemperatureWarning(UserWarning):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SGMCMCResult(ChainDraws):
     """
     Draws of :func:`run_sgmcmc`.
@@ -94,7 +94,7 @@ def run_sgmcmc(
         >>> result = mcmc.run_sgmcmc(model, x, y, batch_size=50, progress=False, **options)
         >>> result.samples["weights"].shape
         torch.Size([2, 5, 3])
-        >>> predict(model, result.get_samples(), x).mean.shape
+        >>> predict(model, result, x).mean.shape
         torch.Size([100, 1])
 
     :param callable model: a Pyro model that allows outer plates, such as a
