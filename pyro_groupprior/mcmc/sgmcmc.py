@@ -80,6 +80,10 @@ def run_sgmcmc(
     and the noise of the minibatches, for which the injected noise makes room
     (:class:`~pyro_groupprior.mcmc.langevin.LangevinAdaptation`).
 
+    Of a few hundred rows take :func:`run_hmc`: where weights are many more, the climb can end at a
+    noise of next to nothing, from which these chains do not come back (diabetes in
+    ``benchmarks/gap.py``).
+
     Every chain starts from a net of its own and climbs first. Point parameters, such as those of
     norm layers, stay as they are. Each chain draws the rows of its batches for itself, or its noise
     would be that of the others too, and with replacement: the noise of batches that take turns is
