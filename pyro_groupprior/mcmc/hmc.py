@@ -119,8 +119,8 @@ def run_hmc(
         or the log-density at the start are not finite, or the model has no latent sites, no
         observations, another ``num_data`` than rows, or cannot run under an outer plate.
     """
-    check_counts(1, num_samples=num_samples, num_chains=num_chains, num_steps=num_steps, thin=thin)
-    check_counts(1, warmup_steps=warmup_steps)
+    check_counts(1, num_samples=num_samples, warmup_steps=warmup_steps, thin=thin)
+    check_counts(1, num_chains=num_chains, num_steps=num_steps)
     if ascent_steps is None:
         ascent_steps = ASCENT_STEPS if start is None else 0
     check_counts(0, ascent_steps=ascent_steps)
