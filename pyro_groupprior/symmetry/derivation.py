@@ -1,0 +1,96 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is known of the axes of a net's tensors while its graph is gone through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeAlias
+
+from torch import Tensor, fx
+
+from .axes import Axis, unify
+
+Axes: TypeAlias = "list[Axis]"
+#: Of an operation: the axes of its output, or of each of several (None: nobody may look at it).
+Rule: TypeAlias = "Callable[[Derivation, fx.Node], Axes | list[Axes | None]]"
+
+
+class Derivation:
+    """
+    The axes of all values of a graph. It is gone through twice by the same rules: for the order of
+    positions, where "the same axis" means "permuted alike", and then for signs, where it means
+    "flipped alike" and fixed axes are those that cannot be flipped. What holds for order but not
+    for signs, or the other way round, is said by :meth:`tie_order` and :meth:`keep_sign`.
+
+    :param bool signs: which of the two.
+    """
+
+    def __init__(self, signs: bool) -> None:
+        self.signs = signs
+        self.values: dict[fx.Node, Any] = {}
+
+    def axes(self, node: Any) -> Axes:
+        """The axes of a value; none of a number."""
+        return list(self.values[node]) if isinstance(node, fx.Node) else []
+
+    def tie(self, first: Iterable[Axis], second: Iterable[Axis]) -> None:
+        """Permute and flip these pairs alike."""
+        for one, other in zip(first, second, strict=True):
+            unify(one, other)
+
+    def tie_order(self, first: Iterable[Axis], second: Iterable[Axis]) -> None:
+        """Permute these pairs alike, whatever their signs."""
+        if not self.signs:
+            self.tie(first, second)
+
+    def keep_sign(self, axes: Iterable[Axis]) -> None:
+        """Flip none of these, which may be permuted."""
+        if self.signs:
+            self.fix(axes)
+
+    def fix(self, axes: Iterable[Axis]) -> None:
+        """Neither permute nor flip these."""
+        for axis in axes:
+            axis.fix()
+
+    def unsigned(self, axes: Iterable[Axis]) -> Axes:
+        """The axes of what is permuted like these but never flipped, as their absolute values."""
+        return [Axis(axis.size, fixed=True) if self.signs else axis for axis in axes]
+
+    def multiplied(self, first: Axis, second: Axis) -> Axis:
+        """The axis of a product, position by position: its sign is that of one of the factors."""
+        if not self.signs:
+            unify(first, second)
+            return first
+        if first.root is second.root:
+            return Axis(first.size, fixed=True)
+        if first.is_fixed:
+            return second
+        if not second.is_fixed:
+            second.fix()
+        return first
+
+
+def shape(node: Any) -> tuple[int, ...]:
+    """The shape of a node's value; that of one number if it is none."""
+    if not isinstance(node, fx.Node):
+        return ()
+    value = node.meta["val"]
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An operation's argument, given by position or by name, or its default."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def position(dim: int, number: int) -> int:
+    """A dimension counted from the front."""
+    return dim % number if number else 0
+
+
+def fresh(sizes: Sequence[int], fixed: bool = False) -> Axes:
+    """New axes of these sizes."""
+    return [Axis(size, fixed) for size in sizes]

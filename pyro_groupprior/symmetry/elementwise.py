@@ -1,0 +1,179 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Operations that act on every position by itself: they permute as their arguments do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import fx
+
+from .axes import Axis
+from .derivation import Axes, Derivation, Rule, argument, fresh, shape
+
+#: f(-x) = -f(x); dropout is none in evaluation mode.
+ODD = (
+    "alias asin asinh atan atanh clone contiguous detach erf erfinv hardshrink neg sgn sign sin "
+    "sinh softshrink tan tanh _to_copy round trunc lift_fresh_copy"
+)
+#: f(-x) = f(x).
+EVEN = "abs cos cosh isfinite isinf isnan"
+#: Neither.
+OTHER = (
+    "acos acosh bitwise_not ceil elu erfc exp exp2 expm1 floor frac gelu hardsigmoid hardswish "
+    "leaky_relu lgamma log log10 log1p log2 logical_not logit log_sigmoid_forward mish reciprocal "
+    "relu relu6 rsqrt selu celu sigmoid silu softplus sqrt threshold"
+)
+#: Of two arguments, position by position.
+BINARY = (
+    "atan2 bitwise_and bitwise_or bitwise_xor eq fmod ge gt le logical_and logical_or logical_xor "
+    "lt maximum minimum ne remainder pow"
+)
+
+
+def _odd(of: Derivation, node: fx.Node) -> Axes:
+    return of.axes(node.args[0])
+
+
+def _even(of: Derivation, node: fx.Node) -> Axes:
+    return of.unsigned(of.axes(node.args[0]))
+
+
+def _other(of: Derivation, node: fx.Node) -> Axes:
+    axes = of.axes(node.args[0])
+    of.keep_sign(axes)
+    return axes
+
+
+def _clamp(of: Derivation, node: fx.Node) -> Axes:
+    low, high = argument(node, 1, "min", -1.0), argument(node, 2, "max", 1.0)
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    return _odd(of, node) if numbers and low == -high else _joined(of, node, signed=False)
+
+
+def _pow(of: Derivation, node: fx.Node) -> Axes:
+    exponent = node.args[1]
+    if isinstance(exponent, (int, float)) and exponent == int(exponent):
+        return _odd(of, node) if exponent % 2 else _even(of, node)
+    return _joined(of, node, signed=False)
+
+
+def _joined(of: Derivation, node: fx.Node, signed: bool) -> Axes:
+    """Of arguments that broadcast; signed: flipping all of them flips the result."""
+    operands = [argument for argument in node.args if isinstance(argument, (fx.Node, int, float))]
+    numbers = any(not isinstance(operand, fx.Node) and operand != 0 for operand in operands[:2])
+    return join(of, [of.axes(operand) for operand in operands], shape(node), signed and not numbers)
+
+
+def join(of: Derivation, operands: Iterable[Axes], sizes: tuple[int, ...], signed: bool) -> Axes:
+    """Tie the axes of tensors that broadcast to a shape; return those of the result."""
+    found: list[Axis | None] = [None] * len(sizes)
+    alone = [False] * len(sizes)  # beside others that are the same for all positions
+    for axes in operands:
+        missing = len(sizes) - len(axes)
+        for dim, size in enumerate(sizes):
+            axis = axes[dim - missing] if dim >= missing else None
+            if size == 1:
+                continue
+            if axis is None or axis.size == 1:
+                alone[dim] = True
+                continue
+            other = found[dim]
+            if other is None:
+                found[dim] = axis
+            else:
+                of.tie([axis], [other])
+    result = []
+    for size, axis, lonely in zip(sizes, found, alone, strict=True):
+        if axis is None:
+            result.append(Axis(size, fixed=size == 1))
+            continue
+        if lonely or not signed:
+            of.keep_sign([axis])
+        result.append(axis)
+    return result
+
+
+def _added(of: Derivation, node: fx.Node) -> Axes:
+    return _joined(of, node, signed=True)
+
+
+def _compared(of: Derivation, node: fx.Node) -> Axes:
+    return _joined(of, node, signed=False)
+
+
+def _where(of: Derivation, node: fx.Node) -> Axes:
+    condition, *values = (of.axes(operand) for operand in node.args)
+    of.keep_sign(condition)
+    scalar = any(not shape(operand) for operand in node.args[1:])
+    result = join(of, values, shape(node), signed=not scalar)
+    of.tie_order(*_beside(condition, result))
+    return result
+
+
+def _beside(axes: Axes, others: Axes) -> tuple[Axes, Axes]:
+    """The pairs, from the last, of which the first is not the same for all positions."""
+    pairs = [
+        (one, other)
+        for one, other in zip(axes, others[len(others) - len(axes) :], strict=True)
+        if one.size != 1
+    ]
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def multiply(of: Derivation, operands: list[Axes], sizes: tuple[int, ...]) -> Axes:
+    """The axes of a product of tensors that broadcast to a shape."""
+    result: list[Axis | None] = [None] * len(sizes)
+    for axes in operands:
+        missing = len(sizes) - len(axes)
+        for dim, axis in enumerate(axes, missing):
+            if axis.size != 1 or sizes[dim] == 1:
+                other = result[dim]
+                result[dim] = axis if other is None else of.multiplied(other, axis)
+    return [
+        Axis(size) if axis is None else axis for size, axis in zip(sizes, result, strict=True)
+    ]
+
+
+def _multiplied(of: Derivation, node: fx.Node) -> Axes:
+    nodes = [operand for operand in node.args if isinstance(operand, fx.Node)]
+    # A parameter that scales something else is the one not to be flipped: it comes second.
+    nodes.sort(key=lambda operand: operand.op == "placeholder")
+    return multiply(of, [of.axes(operand) for operand in nodes], shape(node))
+
+
+def _divided(of: Derivation, node: fx.Node) -> Axes:
+    if argument(node, 2, "rounding_mode") is not None:
+        return _compared(of, node)
+    return _multiplied(of, node)
+
+
+def _filled(of: Derivation, node: fx.Node) -> Axes:
+    """The same number everywhere."""
+    return fresh(shape(node), fixed=of.signs and node.args[-1] != 0)
+
+
+def _zeros(of: Derivation, node: fx.Node) -> Axes:
+    return fresh(shape(node))
+
+
+def _ones(of: Derivation, node: fx.Node) -> Axes:
+    return fresh(shape(node), fixed=of.signs)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(ODD.split(), _odd),
+    **dict.fromkeys(EVEN.split(), _even),
+    **dict.fromkeys(OTHER.split(), _other),
+    **dict.fromkeys(BINARY.split(), _compared),
+    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
+    **dict.fromkeys(("add", "sub", "rsub"), _added),
+    "pow": _pow,
+    "mul": _multiplied,
+    "div": _divided,
+    "where": _where,
+    **dict.fromkeys(("full", "full_like", "new_full", "scalar_tensor"), _filled),
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), _zeros),
+    **dict.fromkeys(("ones", "ones_like", "new_ones"), _ones),
+}

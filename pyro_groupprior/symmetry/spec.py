@@ -1,0 +1,193 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which axes of which parameters may be permuted together, and where signs may be flipped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Whole:
+    """
+    Positions along a dimension that are permuted as one of a net's axes is.
+
+    :param int size: how many.
+    :param str axis: whose permutation they follow; None if they stay where they are.
+    :param str sign: whose flips they follow; None if they keep their signs.
+    """
+
+    size: int
+    axis: str | None = None
+    sign: str | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """
+    All combinations of positions of several axes, the last running fastest, as where a
+    convolution's channels and places are flattened.
+    """
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def size(self) -> int:
+        """How many positions."""
+        return math.prod(part.size for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The positions of several axes one after another, as where features are concatenated."""
+
+    parts: tuple[Dim, ...]
+
+    @property
+    def size(self) -> int:
+        """How many positions."""
+        return sum(part.size for part in self.parts)
+
+
+Dim: TypeAlias = "Whole | Product | Sum"
+
+
+def wholes(dim: Dim) -> Iterator[Whole]:
+    """What a dimension is made of, in order."""
+    if isinstance(dim, Whole):
+        yield dim
+    else:
+        for part in dim.parts:
+            yield from wholes(part)
+
+
+def positions(dim: Dim, permutations: Mapping[str, Tensor]) -> Tensor | None:
+    """
+    From where each position along a dimension takes its value.
+
+    :param permutations: by axis, each ``[..., n]``.
+    :return: shape ``[..., size]``, or None where everything stays.
+    """
+    if all(part.axis is None for part in wholes(dim)):
+        return None
+    if isinstance(dim, Whole):
+        assert dim.axis is not None
+        return permutations[dim.axis]
+    found = [_or_range(positions(part, permutations), part.size) for part in dim.parts]
+    if isinstance(dim, Product):
+        place = found[0]
+        for part, inner in zip(dim.parts[1:], found[1:], strict=True):
+            place = (place.unsqueeze(-1) * part.size + inner.unsqueeze(-2)).flatten(-2)
+        return place
+    offsets, start = [], 0
+    for part, place in zip(dim.parts, found, strict=True):
+        offsets.append(place + start)
+        start += part.size
+    batch = torch.broadcast_shapes(*(place.shape[:-1] for place in offsets))
+    return torch.cat([place.expand(*batch, -1) for place in offsets], -1)
+
+
+def flips(dim: Dim, signs: Mapping[str, Tensor]) -> Tensor | None:
+    """
+    By what each position along a dimension is multiplied, once it has been moved.
+
+    :param signs: by name, each ``[..., n]``, of 1 and -1.
+    :return: shape ``[..., size]``, or None where no sign changes.
+    """
+    if all(part.sign is None or part.sign not in signs for part in wholes(dim)):
+        return None
+    if isinstance(dim, Whole):
+        assert dim.sign is not None
+        return signs[dim.sign]
+    like = next(iter(signs.values()))
+    found = [flips(part, signs) for part in dim.parts]
+    each = [
+        like.new_ones(part.size) if flip is None else flip
+        for part, flip in zip(dim.parts, found, strict=True)
+    ]
+    if isinstance(dim, Product):
+        whole = each[0]
+        for inner in each[1:]:
+            whole = (whole.unsqueeze(-1) * inner.unsqueeze(-2)).flatten(-2)
+        return whole
+    batch = torch.broadcast_shapes(*(flip.shape[:-1] for flip in each))
+    return torch.cat([flip.expand(*batch, -1) for flip in each], -1)
+
+
+def _or_range(place: Tensor | None, size: int) -> Tensor:
+    return torch.arange(size) if place is None else place
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """
+    One rearrangement of a net's units, or many: ``new[i] = sign[i] * old[permutation[i]]``.
+
+    :param permutations: by axis, integers ``[..., n]``.
+    :param signs: by name, 1 and -1, ``[..., n]``; of those left out nothing is flipped.
+    """
+
+    permutations: Mapping[str, Tensor]
+    signs: Mapping[str, Tensor]
+
+
+class Symmetry:
+    """
+    The axes of a net along which units may be permuted, with no change to what it computes, and
+    those along which their signs may be flipped.
+
+    :param tensors: of each tensor, by its name, what each of its dimensions follows.
+    """
+
+    def __init__(self, tensors: Mapping[str, Sequence[Dim]]) -> None:
+        self.tensors = {name: tuple(dims) for name, dims in tensors.items()}
+        self.axes: dict[str, int] = {}  #: size of every axis
+        self.signs: dict[str, str] = {}  #: of what can be flipped, the axis that it is permuted by
+        for dims in self.tensors.values():
+            for dim in dims:
+                for whole in wholes(dim):
+                    if whole.axis is not None:
+                        self.axes.setdefault(whole.axis, whole.size)
+                    if whole.sign is not None and whole.axis is not None:
+                        self.signs.setdefault(whole.sign, whole.axis)
+
+    def random(self, generator: torch.Generator | None = None, flip: bool = True) -> Permutation:
+        """A random rearrangement of all units."""
+        orders = {
+            name: torch.randperm(size, generator=generator) for name, size in self.axes.items()
+        }
+        signs = {
+            name: 1 - 2 * torch.randint(2, (self.axes[axis],), generator=generator)
+            for name, axis in (self.signs.items() if flip else ())
+        }
+        return Permutation(orders, signs)
+
+    def apply(self, tensors: Mapping[str, Tensor], permutation: Permutation) -> dict[str, Tensor]:
+        """
+        Rearranged tensors. Those that the symmetry does not know stay as they are.
+
+        :param tensors: by name.
+        """
+        moved = dict(tensors)
+        for name, dims in self.tensors.items():
+            if name not in moved:
+                continue
+            value = moved[name]
+            for number, dim in enumerate(dims):
+                place = positions(dim, permutation.permutations)
+                if place is not None:
+                    value = value.index_select(number, place.to(value.device))
+                flip = flips(dim, permutation.signs)
+                if flip is not None:
+                    shape = [1] * value.dim()
+                    shape[number] = -1
+                    value = value * flip.to(value).reshape(shape)
+            moved[name] = value
+        return moved
