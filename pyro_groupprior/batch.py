@@ -45,7 +45,7 @@ def move_batch(value: Any, device: torch.device | None) -> Any:
     """
     if device is None:
         return value
-    return _map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), value)
 
 
 def longest(values: Iterable[Any]) -> int:
@@ -55,18 +55,28 @@ def longest(values: Iterable[Any]) -> int:
 
 def take_rows(value: Any, rows: Tensor) -> Any:
     """Rows of tensors, in any nesting of lists, tuples and dictionaries."""
-    return _map_tensors(lambda tensor: tensor[rows] if tensor.dim() else tensor, value)
+    return map_tensors(lambda tensor: tensor[rows] if tensor.dim() else tensor, value)
 
 
-def _map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A function of every tensor, in any nesting of lists, tuples and dictionaries."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: _map_tensors(function, item) for key, item in value.items()}
+        return {key: map_tensors(function, item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        items = [_map_tensors(function, item) for item in value]
+        items = [map_tensors(function, item) for item in value]
         return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors, in any nesting of lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, tuple, list)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
 
 
 def count_rows(value: Any, where: str = "batch") -> int:
@@ -75,18 +85,10 @@ def count_rows(value: Any, where: str = "batch") -> int:
 
     :raises ValueError: if there is none, or they differ.
     """
-    found = sorted(set(_row_counts(value)))
+    found = sorted({len(tensor) for tensor in tensors_in(value) if tensor.dim()})
     if len(found) != 1:
         raise ValueError(f"{where}: expected tensors of as many rows each, got {found} rows")
     return found[0]
-
-
-def _row_counts(value: Any) -> Iterator[int]:
-    if isinstance(value, Tensor) and value.dim():
-        yield len(value)
-    elif isinstance(value, (Mapping, tuple, list)):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _row_counts(item)
 
 
 def device_of(model: Any) -> torch.device | None:

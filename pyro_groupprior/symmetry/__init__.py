@@ -3,7 +3,8 @@
 
 """Permutation symmetry of nets: what it is, how to undo it, and what is left of a posterior."""
 
+from .proof import prove
 from .spec import Permutation, Product, Sum, Symmetry, Whole
 from .tracing import find_symmetry
 
-__all__ = ["Permutation", "Product", "Sum", "Symmetry", "Whole", "find_symmetry"]
+__all__ = ["Permutation", "Product", "Sum", "Symmetry", "Whole", "find_symmetry", "prove"]

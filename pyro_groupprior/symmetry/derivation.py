@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from torch import Tensor, fx
@@ -14,7 +15,31 @@ from .axes import Axis, unify
 
 Axes: TypeAlias = "list[Axis]"
 #: Of an operation: the axes of its output, or of each of several (None: nobody may look at it).
-Rule: TypeAlias = "Callable[[Derivation, fx.Node], Axes | list[Axes | None]]"
+Rule: TypeAlias = "Callable[[Derivation, Operation], Axes | list[Axes | None]]"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """
+    One operation of a graph.
+
+    :param args: its arguments: nodes, or plain values.
+    :param kwargs: those by name.
+    :param value: a tensor, or tensors, like its result.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    value: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        return tuple(self.value.shape)
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument, given by position or by name, or its default."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
 class Derivation:
@@ -74,16 +99,9 @@ class Derivation:
 
 
 def shape(node: Any) -> tuple[int, ...]:
-    """The shape of a node's value; that of one number if it is none."""
-    if not isinstance(node, fx.Node):
-        return ()
-    value = node.meta["val"]
+    """The shape of an argument; that of one number if it is none."""
+    value = node.meta["val"] if isinstance(node, fx.Node) else node
     return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An operation's argument, given by position or by name, or its default."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def position(dim: int, number: int) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from torch import fx
 
 from .axes import Axis
-from .derivation import Axes, Derivation, Rule, argument, fresh, shape
+from .derivation import Axes, Derivation, Operation, Rule, fresh, shape
 
 #: f(-x) = -f(x); dropout is none in evaluation mode.
 ODD = (
@@ -32,38 +32,38 @@ BINARY = (
 )
 
 
-def _odd(of: Derivation, node: fx.Node) -> Axes:
-    return of.axes(node.args[0])
+def _odd(of: Derivation, op: Operation) -> Axes:
+    return of.axes(op.args[0])
 
 
-def _even(of: Derivation, node: fx.Node) -> Axes:
-    return of.unsigned(of.axes(node.args[0]))
+def _even(of: Derivation, op: Operation) -> Axes:
+    return of.unsigned(of.axes(op.args[0]))
 
 
-def _other(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
+def _other(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
     of.keep_sign(axes)
     return axes
 
 
-def _clamp(of: Derivation, node: fx.Node) -> Axes:
-    low, high = argument(node, 1, "min", -1.0), argument(node, 2, "max", 1.0)
+def _clamp(of: Derivation, op: Operation) -> Axes:
+    low, high = op.argument(1, "min", -1.0), op.argument(2, "max", 1.0)
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
-    return _odd(of, node) if numbers and low == -high else _joined(of, node, signed=False)
+    return _odd(of, op) if numbers and low == -high else _joined(of, op, signed=False)
 
 
-def _pow(of: Derivation, node: fx.Node) -> Axes:
-    exponent = node.args[1]
+def _pow(of: Derivation, op: Operation) -> Axes:
+    exponent = op.args[1]
     if isinstance(exponent, (int, float)) and exponent == int(exponent):
-        return _odd(of, node) if exponent % 2 else _even(of, node)
-    return _joined(of, node, signed=False)
+        return _odd(of, op) if exponent % 2 else _even(of, op)
+    return _joined(of, op, signed=False)
 
 
-def _joined(of: Derivation, node: fx.Node, signed: bool) -> Axes:
+def _joined(of: Derivation, op: Operation, signed: bool) -> Axes:
     """Of arguments that broadcast; signed: flipping all of them flips the result."""
-    operands = [argument for argument in node.args if isinstance(argument, (fx.Node, int, float))]
+    operands = [argument for argument in op.args if isinstance(argument, (fx.Node, int, float))]
     numbers = any(not isinstance(operand, fx.Node) and operand != 0 for operand in operands[:2])
-    return join(of, [of.axes(operand) for operand in operands], shape(node), signed and not numbers)
+    return join(of, [of.axes(operand) for operand in operands], op.shape, signed and not numbers)
 
 
 def join(of: Derivation, operands: Iterable[Axes], sizes: tuple[int, ...], signed: bool) -> Axes:
@@ -95,19 +95,19 @@ def join(of: Derivation, operands: Iterable[Axes], sizes: tuple[int, ...], signe
     return result
 
 
-def _added(of: Derivation, node: fx.Node) -> Axes:
-    return _joined(of, node, signed=True)
+def _added(of: Derivation, op: Operation) -> Axes:
+    return _joined(of, op, signed=True)
 
 
-def _compared(of: Derivation, node: fx.Node) -> Axes:
-    return _joined(of, node, signed=False)
+def _compared(of: Derivation, op: Operation) -> Axes:
+    return _joined(of, op, signed=False)
 
 
-def _where(of: Derivation, node: fx.Node) -> Axes:
-    condition, *values = (of.axes(operand) for operand in node.args)
+def _where(of: Derivation, op: Operation) -> Axes:
+    condition, *values = (of.axes(operand) for operand in op.args)
     of.keep_sign(condition)
-    scalar = any(not shape(operand) for operand in node.args[1:])
-    result = join(of, values, shape(node), signed=not scalar)
+    scalar = any(not shape(operand) for operand in op.args[1:])
+    result = join(of, values, op.shape, signed=not scalar)
     of.tie_order(*_beside(condition, result))
     return result
 
@@ -131,35 +131,33 @@ def multiply(of: Derivation, operands: list[Axes], sizes: tuple[int, ...]) -> Ax
             if axis.size != 1 or sizes[dim] == 1:
                 other = result[dim]
                 result[dim] = axis if other is None else of.multiplied(other, axis)
-    return [
-        Axis(size) if axis is None else axis for size, axis in zip(sizes, result, strict=True)
-    ]
+    return [Axis(size) if axis is None else axis for size, axis in zip(sizes, result, strict=True)]
 
 
-def _multiplied(of: Derivation, node: fx.Node) -> Axes:
-    nodes = [operand for operand in node.args if isinstance(operand, fx.Node)]
+def _multiplied(of: Derivation, op: Operation) -> Axes:
+    nodes = [operand for operand in op.args if isinstance(operand, fx.Node)]
     # A parameter that scales something else is the one not to be flipped: it comes second.
     nodes.sort(key=lambda operand: operand.op == "placeholder")
-    return multiply(of, [of.axes(operand) for operand in nodes], shape(node))
+    return multiply(of, [of.axes(operand) for operand in nodes], op.shape)
 
 
-def _divided(of: Derivation, node: fx.Node) -> Axes:
-    if argument(node, 2, "rounding_mode") is not None:
-        return _compared(of, node)
-    return _multiplied(of, node)
+def _divided(of: Derivation, op: Operation) -> Axes:
+    if op.argument(2, "rounding_mode") is not None:
+        return _compared(of, op)
+    return _multiplied(of, op)
 
 
-def _filled(of: Derivation, node: fx.Node) -> Axes:
+def _filled(of: Derivation, op: Operation) -> Axes:
     """The same number everywhere."""
-    return fresh(shape(node), fixed=of.signs and node.args[-1] != 0)
+    return fresh(op.shape, fixed=of.signs and op.args[-1] != 0)
 
 
-def _zeros(of: Derivation, node: fx.Node) -> Axes:
-    return fresh(shape(node))
+def _zeros(of: Derivation, op: Operation) -> Axes:
+    return fresh(op.shape)
 
 
-def _ones(of: Derivation, node: fx.Node) -> Axes:
-    return fresh(shape(node), fixed=of.signs)
+def _ones(of: Derivation, op: Operation) -> Axes:
+    return fresh(op.shape, fixed=of.signs)
 
 
 RULES: dict[str, Rule] = {

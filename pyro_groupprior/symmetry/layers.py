@@ -5,47 +5,45 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import fx
 
 from .axes import Axis, product, regroup_factors
-from .derivation import Axes, Derivation, Rule, argument, fresh, position, shape
+from .derivation import Axes, Derivation, Operation, Rule, fresh, position
 from .elementwise import join
 
 
-def _mm(of: Derivation, node: fx.Node) -> Axes:
-    (rows, inner), (other, columns) = of.axes(node.args[0]), of.axes(node.args[1])
+def _mm(of: Derivation, op: Operation) -> Axes:
+    (rows, inner), (other, columns) = of.axes(op.args[0]), of.axes(op.args[1])
     of.tie([inner], [other])
     return [rows, columns]
 
 
-def _addmm(of: Derivation, node: fx.Node) -> Axes:
-    bias, first, second = (of.axes(value) for value in node.args[:3])
+def _addmm(of: Derivation, op: Operation) -> Axes:
+    bias, first, second = (of.axes(value) for value in op.args[:3])
     of.tie([first[1]], [second[0]])
-    return join(of, [[first[0], second[1]], bias], shape(node), signed=True)
+    return join(of, [[first[0], second[1]], bias], op.shape, signed=True)
 
 
-def _mv(of: Derivation, node: fx.Node) -> Axes:
-    (rows, inner), vector = of.axes(node.args[0]), of.axes(node.args[1])
+def _mv(of: Derivation, op: Operation) -> Axes:
+    (rows, inner), vector = of.axes(op.args[0]), of.axes(op.args[1])
     of.tie([inner], vector)
     return [rows]
 
 
-def _dot(of: Derivation, node: fx.Node) -> Axes:
-    of.tie(of.axes(node.args[0]), of.axes(node.args[1]))
+def _dot(of: Derivation, op: Operation) -> Axes:
+    of.tie(of.axes(op.args[0]), of.axes(op.args[1]))
     return []
 
 
-def _bmm(of: Derivation, node: fx.Node) -> Axes:
-    (batch, rows, inner), (side, other, columns) = (of.axes(value) for value in node.args[:2])
+def _bmm(of: Derivation, op: Operation) -> Axes:
+    (batch, rows, inner), (side, other, columns) = (of.axes(value) for value in op.args[:2])
     of.tie([inner], [other])
     return [of.multiplied(batch, side), rows, columns]
 
 
-def _convolution(of: Derivation, node: fx.Node) -> Axes:
-    x, weight = of.axes(node.args[0]), of.axes(node.args[1])
-    bias, transposed, groups = node.args[2], bool(node.args[6]), int(node.args[8])
+def _convolution(of: Derivation, op: Operation) -> Axes:
+    x, weight = of.axes(op.args[0]), of.axes(op.args[1])
+    bias, transposed, groups = op.args[2], bool(op.args[6]), int(op.args[8])
     of.fix(x[2:])
     of.fix(weight[2:])
     inputs, outputs = (0, 1) if transposed else (1, 0)  # dimensions of the weight
@@ -66,19 +64,19 @@ def _convolution(of: Derivation, node: fx.Node) -> Axes:
             channels = product([of.multiplied(read, blocks), within])
     if bias is not None:
         of.tie([channels], of.axes(bias))
-    return [x[0], channels, *fresh(shape(node)[2:], fixed=True)]
+    return [x[0], channels, *fresh(op.shape[2:], fixed=True)]
 
 
-def _embedding(of: Derivation, node: fx.Node) -> Axes:
-    tokens, features = of.axes(node.args[0])
+def _embedding(of: Derivation, op: Operation) -> Axes:
+    tokens, features = of.axes(op.args[0])
     tokens.fix()
-    return [*of.axes(node.args[1]), features]
+    return [*of.axes(op.args[1]), features]
 
 
-def _batch_norm(of: Derivation, node: fx.Node) -> list[Axes | None]:
-    x = of.axes(node.args[0])
-    scale, shift = argument(node, 1, "weight"), argument(node, 2, "bias")
-    statistics = [value for value in node.args[3:5] if isinstance(value, fx.Node)]
+def _batch_norm(of: Derivation, op: Operation) -> list[Axes | None]:
+    x = of.axes(op.args[0])
+    scale, shift = op.argument(1, "weight"), op.argument(2, "bias")
+    statistics = [value for value in op.args[3:5] if isinstance(value, fx.Node)]
     for value in (scale, *statistics[1:]):  # neither a scale nor a variance has a sign
         if value is not None:
             of.tie_order(of.axes(value), [x[1]])
@@ -91,62 +89,62 @@ def _batch_norm(of: Derivation, node: fx.Node) -> list[Axes | None]:
     return [x, None, None, None, None]
 
 
-def _layer_norm(of: Derivation, node: fx.Node) -> list[Axes | None]:
-    x = of.axes(node.args[0])
-    last = x[len(x) - len(node.args[1]) :]
+def _layer_norm(of: Derivation, op: Operation) -> list[Axes | None]:
+    x = of.axes(op.args[0])
+    last = x[len(x) - len(op.args[1]) :]
     of.keep_sign(last)  # a mean is taken over them
-    for value in node.args[2:4]:
+    for value in op.args[2:4]:
         if value is not None:
             of.tie(of.axes(value), last)
     return [x, None, None]
 
 
-def _group_norm(of: Derivation, node: fx.Node) -> list[Axes | None]:
-    x, groups = of.axes(node.args[0]), int(node.args[6])
+def _group_norm(of: Derivation, op: Operation) -> list[Axes | None]:
+    x, groups = of.axes(op.args[0]), int(op.args[6])
     regroup_factors([x[1]], [groups, x[1].size // groups])
     of.keep_sign([x[1]])
-    for value in node.args[1:3]:
+    for value in op.args[1:3]:
         if value is not None:
             of.tie(of.axes(value), [x[1]])
     return [x, None, None]
 
 
-def _softmax(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
+def _softmax(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
     of.keep_sign(axes)
     return axes
 
 
-def _reduced(of: Derivation, node: fx.Node, linear: bool) -> Axes:
-    axes = of.axes(node.args[0])
-    dims = argument(node, 1, "dim")
+def _reduced(of: Derivation, op: Operation, linear: bool) -> Axes:
+    axes = of.axes(op.args[0])
+    dims = op.argument(1, "dim")
     if dims is None or dims == []:
         dims = range(len(axes))
     dims = {position(dim, len(axes)) for dim in ([dims] if isinstance(dims, int) else dims)}
     of.keep_sign(axis for dim, axis in enumerate(axes) if dim in dims or not linear)
     kept = [axis for dim, axis in enumerate(axes) if dim not in dims]
-    if len(shape(node)) == len(kept):
+    if len(op.shape) == len(kept):
         return kept
     return [Axis(1) if dim in dims else axis for dim, axis in enumerate(axes)]
 
 
-def _summed(of: Derivation, node: fx.Node) -> Axes:
-    return _reduced(of, node, linear=True)
+def _summed(of: Derivation, op: Operation) -> Axes:
+    return _reduced(of, op, linear=True)
 
 
-def _folded(of: Derivation, node: fx.Node) -> Axes:
-    return _reduced(of, node, linear=False)
+def _folded(of: Derivation, op: Operation) -> Axes:
+    return _reduced(of, op, linear=False)
 
 
-def _pooled(of: Derivation, node: fx.Node) -> Axes:
+def _pooled(of: Derivation, op: Operation) -> Axes:
     """Channels stay, places do not; pooling is linear or, like sampling anew, nearly so."""
-    axes, sizes = of.axes(node.args[0]), shape(node)
+    axes, sizes = of.axes(op.args[0]), op.shape
     of.fix(axes[2:])
     return [*axes[:2], *fresh(sizes[2:], fixed=True)]
 
 
-def _max_pooled(of: Derivation, node: fx.Node) -> list[Axes | None]:
-    axes, sizes = of.axes(node.args[0]), node.meta["val"][0].shape
+def _max_pooled(of: Derivation, op: Operation) -> list[Axes | None]:
+    axes, sizes = of.axes(op.args[0]), op.value[0].shape
     of.keep_sign(axes)
     of.fix(axes[2:])
     return [[*axes[:2], *fresh(sizes[2:], fixed=True)], None]
@@ -175,7 +173,7 @@ RULES: dict[str, Rule] = {
     "native_group_norm": _group_norm,
     **dict.fromkeys(("_softmax", "_log_softmax"), _softmax),
     **dict.fromkeys(("mean", "sum"), _summed),
-    **dict.fromkeys("amax amin any all prod var logsumexp".split(), _folded),
+    **dict.fromkeys(["all", "amax", "amin", "any", "logsumexp", "prod", "var"], _folded),
     **dict.fromkeys(_LINEAR_POOLS.split(), _pooled),
     **dict.fromkeys(_MAX_POOLS.split(), _max_pooled),
 }

@@ -7,30 +7,28 @@ from __future__ import annotations
 
 import itertools
 
-from torch import fx
-
 from .axes import Axis, concatenation, cut, regroup_factors
-from .derivation import Axes, Derivation, Rule, argument, fresh, position, shape
+from .derivation import Axes, Derivation, Operation, Rule, fresh, position, shape
 
 
-def _view(of: Derivation, node: fx.Node) -> Axes:
-    return regroup_factors(of.axes(node.args[0]), shape(node))
+def _view(of: Derivation, op: Operation) -> Axes:
+    return regroup_factors(of.axes(op.args[0]), op.shape)
 
 
-def _permute(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    return [axes[dim] for dim in node.args[1]]
+def _permute(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    return [axes[dim] for dim in op.args[1]]
 
 
-def _transpose(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    first, second = (position(dim, len(axes)) for dim in node.args[1:3])
+def _transpose(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    first, second = (position(dim, len(axes)) for dim in op.args[1:3])
     axes[first], axes[second] = axes[second], axes[first]
     return axes
 
 
-def _expand(of: Derivation, node: fx.Node) -> Axes:
-    axes, sizes = of.axes(node.args[0]), shape(node)
+def _expand(of: Derivation, op: Operation) -> Axes:
+    axes, sizes = of.axes(op.args[0]), op.shape
     axes = [Axis(1)] * (len(sizes) - len(axes)) + axes
     # A copy of one value is the same however it is permuted; flipped it is not.
     return [
@@ -39,22 +37,22 @@ def _expand(of: Derivation, node: fx.Node) -> Axes:
     ]
 
 
-def _unsqueeze(of: Derivation, node: fx.Node) -> Axes:
-    axes, dim = of.axes(node.args[0]), int(node.args[1])
+def _unsqueeze(of: Derivation, op: Operation) -> Axes:
+    axes, dim = of.axes(op.args[0]), int(op.args[1])
     axes.insert(position(dim, len(axes) + 1), Axis(1))
     return axes
 
 
-def _squeeze(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    dims = argument(node, 1, "dim", range(len(axes)))
+def _squeeze(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    dims = op.argument(1, "dim", range(len(axes)))
     dims = {position(dim, len(axes)) for dim in ([dims] if isinstance(dims, int) else dims)}
     return [axis for dim, axis in enumerate(axes) if dim not in dims or axis.size != 1]
 
 
-def _select(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    axes.pop(position(int(node.args[1]), len(axes))).fix()
+def _select(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    axes.pop(position(int(op.args[1]), len(axes))).fix()
     return axes
 
 
@@ -71,39 +69,39 @@ def parts(axis: Axis, sizes: list[int]) -> list[Axis]:
     return found
 
 
-def _slice(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    dim = position(int(argument(node, 1, "dim", 0)), len(axes))
+def _slice(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    dim = position(int(op.argument(1, "dim", 0)), len(axes))
     axis = axes[dim]
-    step = argument(node, 4, "step", 1)
-    start, stop, _ = slice(argument(node, 2, "start"), argument(node, 3, "end")).indices(axis.size)
+    step = op.argument(4, "step", 1)
+    start, stop, _ = slice(op.argument(2, "start"), op.argument(3, "end")).indices(axis.size)
     if step == 1:
         axes[dim] = parts(axis, [start, max(stop - start, 0), axis.size - max(stop, start)])[1]
     else:
         axis.fix()
-        axes[dim] = Axis(shape(node)[dim], fixed=True)
+        axes[dim] = Axis(op.shape[dim], fixed=True)
     return axes
 
 
-def _split(of: Derivation, node: fx.Node) -> list[Axes | None]:
-    axes = of.axes(node.args[0])
-    dim = position(int(argument(node, 2, "dim", 0)), len(axes))
-    pieces = parts(axes[dim], list(node.args[1]))
+def _split(of: Derivation, op: Operation) -> list[Axes | None]:
+    axes = of.axes(op.args[0])
+    dim = position(int(op.argument(2, "dim", 0)), len(axes))
+    pieces = parts(axes[dim], list(op.args[1]))
     return [[*axes[:dim], piece, *axes[dim + 1 :]] for piece in pieces]
 
 
-def _cat(of: Derivation, node: fx.Node) -> Axes:
-    pieces = [of.axes(piece) for piece in node.args[0] if shape(piece) != (0,)]
-    dim = position(int(argument(node, 1, "dim", 0)), len(pieces[0]))
+def _cat(of: Derivation, op: Operation) -> Axes:
+    pieces = [of.axes(piece) for piece in op.args[0] if shape(piece) != (0,)]
+    dim = position(int(op.argument(1, "dim", 0)), len(pieces[0]))
     for first, second in itertools.pairwise(pieces):
         of.tie(first[:dim] + first[dim + 1 :], second[:dim] + second[dim + 1 :])
     joined = concatenation([piece[dim] for piece in pieces])
     return [*pieces[0][:dim], joined, *pieces[0][dim + 1 :]]
 
 
-def _pad(of: Derivation, node: fx.Node) -> Axes:
-    axes, pad = of.axes(node.args[0]), list(node.args[1])
-    if argument(node, 2, "value", 0) != 0:
+def _pad(of: Derivation, op: Operation) -> Axes:
+    axes, pad = of.axes(op.args[0]), list(op.args[1])
+    if op.argument(2, "value", 0) != 0:
         of.keep_sign(axes)
     for number, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True)):
         dim = len(axes) - 1 - number
@@ -116,25 +114,25 @@ def _pad(of: Derivation, node: fx.Node) -> Axes:
     return axes
 
 
-def _flip(of: Derivation, node: fx.Node) -> Axes:
-    axes = of.axes(node.args[0])
-    of.fix(axes[position(dim, len(axes))] for dim in node.args[1])
+def _flip(of: Derivation, op: Operation) -> Axes:
+    axes = of.axes(op.args[0])
+    of.fix(axes[position(dim, len(axes))] for dim in op.args[1])
     return axes
 
 
-def _index(of: Derivation, node: fx.Node) -> Axes:
+def _index(of: Derivation, op: Operation) -> Axes:
     """Values at places that are given: no axis that is looked up can be permuted."""
-    axes, places = of.axes(node.args[0]), list(node.args[1])
+    axes, places = of.axes(op.args[0]), list(op.args[1])
     looked_up = [dim for dim, place in enumerate(places) if place is not None]
     of.fix(axes[dim] for dim in looked_up)
     kept = [axis for dim, axis in enumerate(axes) if dim not in looked_up]
     # Their own dimensions stand where the first stood, or in front where they are not neighbours.
     neighbours = looked_up == list(range(looked_up[0], looked_up[-1] + 1))
     start = looked_up[0] if neighbours else 0
-    number = len(shape(node)) - len(kept)
+    number = len(op.shape) - len(kept)
     for place in places:
         of.fix(of.axes(place))
-    sizes = shape(node)[start : start + number]
+    sizes = op.shape[start : start + number]
     return [*kept[:start], *fresh(sizes, fixed=True), *kept[start:]]
 
 

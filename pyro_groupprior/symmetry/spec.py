@@ -158,6 +158,16 @@ class Symmetry:
                     if whole.sign is not None and whole.axis is not None:
                         self.signs.setdefault(whole.sign, whole.axis)
 
+    def only(self, axis: str) -> Symmetry:
+        """The symmetry of one axis, while all others stay."""
+
+        def kept(dim: Dim) -> Dim:
+            if isinstance(dim, Whole):
+                return dim if dim.axis == axis else Whole(dim.size)
+            return type(dim)(tuple(map(kept, dim.parts)))
+
+        return Symmetry({name: list(map(kept, dims)) for name, dims in self.tensors.items()})
+
     def random(self, generator: torch.Generator | None = None, flip: bool = True) -> Permutation:
         """A random rearrangement of all units."""
         orders = {

@@ -15,7 +15,8 @@ from torch.export.graph_signature import InputKind
 
 from . import elementwise, layers, shapes
 from .axes import Axis, concatenation, product
-from .derivation import Axes, Derivation, Rule, fresh
+from .derivation import Axes, Derivation, Operation, Rule, fresh
+from .proof import prove
 from .spec import Dim, Product, Sum, Symmetry, Whole
 
 RULES: dict[str, Rule] = {**elementwise.RULES, **layers.RULES, **shapes.RULES}
@@ -81,7 +82,9 @@ def find_symmetry(
         for name, axes in order.items()
     }
     _go_through(program.graph, inputs, tensors, sign, Derivation(signs=True))
-    return _specify(order, sign)
+    symmetry = _specify(order, sign)
+    prove(net, symmetry, *args)
+    return symmetry
 
 
 def _statistics(net: nn.Module) -> set[str]:
@@ -112,9 +115,8 @@ def _go_through(
         elif node.op == "call_function":
             of.values[node] = _apply(of, node)
         elif node.op == "output":
-            for value in torch.utils._pytree.tree_leaves(node.args):
-                if isinstance(value, fx.Node):
-                    of.fix(of.axes(value))
+            for value in node.all_input_nodes:
+                of.fix(of.axes(value))
 
 
 def _input(node: fx.Node) -> Axes:
@@ -132,23 +134,22 @@ def _constant(tensor: Tensor, of: Derivation) -> Axes:
 
 
 def _apply(of: Derivation, node: fx.Node) -> Any:
-    if node.target is operator.getitem:
-        source, number = node.args
-        found = of.values[source][number]
+    args: tuple[Any, ...] = node.args
+    target: Any = node.target
+    if target is operator.getitem:
+        found = of.values[args[0]][args[1]]
         if found is None:
             raise _refusal(node, "looks at what depends on the order of units")
         return found
-    name = node.target.name().partition("::")[2].partition(".")[0]
-    rule = RULES.get(name)
-    if rule is not None:
-        return rule(of, node)
-    arguments = [value for value in node.all_input_nodes if isinstance(value.meta["val"], Tensor)]
-    if all(axis.is_fixed for value in arguments for axis in of.axes(value)):
-        value = node.meta["val"]
-        if isinstance(value, Tensor):
-            return fresh(value.shape, fixed=True)
-        return [fresh(item.shape, fixed=True) if isinstance(item, Tensor) else [] for item in value]
-    raise _refusal(node, f"runs {name}, of which it is not known how it treats units")
+    name = target.name().partition("::")[2].partition(".")[0]
+    value = node.meta["val"]
+    if name in RULES:
+        return RULES[name](of, Operation(args, node.kwargs, value))
+    if not all(axis.is_fixed for source in node.all_input_nodes for axis in of.axes(source)):
+        raise _refusal(node, f"runs {name}, of which it is not known how it treats units")
+    if isinstance(value, Tensor):
+        return fresh(value.shape, fixed=True)
+    return [fresh(item.shape, fixed=True) if isinstance(item, Tensor) else [] for item in value]
 
 
 def _refusal(node: fx.Node, reason: str) -> ValueError:
@@ -199,9 +200,7 @@ def _names(order: Mapping[str, Axes]) -> dict[Axis, str]:
     return names
 
 
-def _dim(
-    axis: Axis, signs: Any, names: Mapping[Axis, str], flipped: dict[Axis, str]
-) -> Dim:
+def _dim(axis: Axis, signs: Any, names: Mapping[Axis, str], flipped: dict[Axis, str]) -> Dim:
     if axis.parts:
         parts = tuple(_dim(part, signs, names, flipped) for part in axis.parts)
         return Product(parts) if axis.is_product else Sum(parts)
