@@ -6,5 +6,16 @@
 from .proof import prove
 from .spec import Permutation, Product, Sum, Symmetry, Whole
 from .tracing import find_symmetry
+from .transpositions import num_transpositions, random_transpositions
 
-__all__ = ["Permutation", "Product", "Sum", "Symmetry", "Whole", "find_symmetry", "prove"]
+__all__ = [
+    "Permutation",
+    "Product",
+    "Sum",
+    "Symmetry",
+    "Whole",
+    "find_symmetry",
+    "num_transpositions",
+    "prove",
+    "random_transpositions",
+]

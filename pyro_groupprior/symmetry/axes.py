@@ -22,11 +22,13 @@ class Axis:
 
     :param int size: how many positions.
     :param bool fixed: whether they must stay where they are.
+    :param bool uniform: whether values are the same along it, so that it goes with any other.
     """
 
-    def __init__(self, size: int, fixed: bool = False) -> None:
+    def __init__(self, size: int, fixed: bool = False, uniform: bool = False) -> None:
         self.size = size
         self._fixed = fixed
+        self._uniform = uniform
         self._same: Axis | None = None
         self._parts: tuple[Axis, ...] = ()
         self._is_product = False
@@ -57,6 +59,13 @@ class Axis:
         if self.parts:
             return all(part.is_fixed for part in self.parts)
         return self.root._fixed or self.size == 1
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether values are the same along all of it."""
+        if self.parts:
+            return all(part.is_uniform for part in self.parts)
+        return self.root._uniform
 
     def leaves(self) -> Iterator[Axis]:
         """The whole axes that it is made of, in order; some may come repeatedly."""
@@ -116,7 +125,7 @@ def concatenation(axes: Sequence[Axis]) -> Axis:
 def unify(first: Axis, second: Axis) -> None:
     """Make two axes of the same size one."""
     first, second = first.root, second.root
-    if first is second:
+    if first is second or first.is_uniform or second.is_uniform:
         return
     if first.size != second.size:
         raise ValueError(f"axes: expected equal sizes, got {first.size} and {second.size}")
@@ -186,7 +195,7 @@ def split(axis: Axis, size: int) -> bool:
     if size in (1, axis.size):
         return True
     if not axis.parts:
-        axis._become([Axis(size), Axis(axis.size // size)], is_product=True)
+        axis._become(_alike(axis, [size, axis.size // size]), is_product=True)
         return True
     if not axis.is_product:
         return _as_product(axis, size)
@@ -200,6 +209,11 @@ def split(axis: Axis, size: int) -> bool:
     raise AssertionError("the factors' sizes multiply to the axis's")
 
 
+def _alike(axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+    """Parts of an axis that is whole."""
+    return [Axis(size, uniform=axis.is_uniform) for size in sizes]
+
+
 def cut(axis: Axis, sizes: Sequence[int]) -> None:
     """See an axis as a sum of parts of these sizes; what cannot be seen so is fixed."""
     axis = axis.root
@@ -207,7 +221,7 @@ def cut(axis: Axis, sizes: Sequence[int]) -> None:
     if len(sizes) < 2:
         return
     if not axis.parts:
-        axis._become([Axis(size) for size in sizes], is_product=False)
+        axis._become(_alike(axis, sizes), is_product=False)
         return
     if axis.is_product:
         number = axis.factors()[0].size

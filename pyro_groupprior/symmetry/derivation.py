@@ -88,7 +88,7 @@ class Derivation:
         """The axis of a product, position by position: its sign is that of one of the factors."""
         if not self.signs:
             unify(first, second)
-            return first
+            return second if first.is_uniform else first
         if first.root is second.root:
             return Axis(first.size, fixed=True)
         if first.is_fixed:
@@ -112,3 +112,9 @@ def position(dim: int, number: int) -> int:
 def fresh(sizes: Sequence[int], fixed: bool = False) -> Axes:
     """New axes of these sizes."""
     return [Axis(size, fixed) for size in sizes]
+
+
+def uniform(sizes: Sequence[int], zero: bool, signs: bool) -> Axes:
+    """Axes along which a value is the same; flipped it would not be, unless it is zero."""
+    fixed = signs and not zero
+    return [Axis(size, fixed, uniform=not fixed) for size in sizes]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from torch import fx
 
 from .axes import Axis
-from .derivation import Axes, Derivation, Operation, Rule, fresh, shape
+from .derivation import Axes, Derivation, Operation, Rule, shape, uniform
 
 #: f(-x) = -f(x); dropout is none in evaluation mode.
 ODD = (
@@ -80,10 +80,10 @@ def join(of: Derivation, operands: Iterable[Axes], sizes: tuple[int, ...], signe
                 alone[dim] = True
                 continue
             other = found[dim]
-            if other is None:
-                found[dim] = axis
-            else:
+            if other is not None:
                 of.tie([axis], [other])
+            if other is None or other.is_uniform:
+                found[dim] = axis
     result = []
     for size, axis, lonely in zip(sizes, found, alone, strict=True):
         if axis is None:
@@ -149,15 +149,15 @@ def _divided(of: Derivation, op: Operation) -> Axes:
 
 def _filled(of: Derivation, op: Operation) -> Axes:
     """The same number everywhere."""
-    return fresh(op.shape, fixed=of.signs and op.args[-1] != 0)
+    return uniform(op.shape, zero=op.args[-1] == 0, signs=of.signs)
 
 
 def _zeros(of: Derivation, op: Operation) -> Axes:
-    return fresh(op.shape)
+    return uniform(op.shape, zero=True, signs=of.signs)
 
 
 def _ones(of: Derivation, op: Operation) -> Axes:
-    return fresh(op.shape, fixed=of.signs)
+    return uniform(op.shape, zero=False, signs=of.signs)
 
 
 RULES: dict[str, Rule] = {

@@ -204,7 +204,7 @@ def _moved(
     value: Tensor, dim: int, order: Tensor, whole: Whole, flips: Mapping[str, Tensor]
 ) -> Tensor:
     value = value.index_select(dim, order)
-    if whole.sign in flips:
+    if whole.sign is not None and whole.sign in flips:
         shape = [1] * value.dim()
         shape[dim] = -1
         value = value * flips[whole.sign].to(value).reshape(shape)

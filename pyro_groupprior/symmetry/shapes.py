@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 
 from .axes import Axis, concatenation, cut, regroup_factors
-from .derivation import Axes, Derivation, Operation, Rule, fresh, position, shape
+from .derivation import Axes, Derivation, Operation, Rule, fresh, position, shape, uniform
 
 
 def _view(of: Derivation, op: Operation) -> Axes:
@@ -31,9 +31,10 @@ def _expand(of: Derivation, op: Operation) -> Axes:
     axes, sizes = of.axes(op.args[0]), op.shape
     axes = [Axis(1)] * (len(sizes) - len(axes)) + axes
     # A copy of one value is the same however it is permuted; flipped it is not.
+    copies = uniform(sizes, zero=False, signs=of.signs)
     return [
-        axis if axis.size == size else Axis(size, fixed=of.signs)
-        for axis, size in zip(axes, sizes, strict=True)
+        axis if axis.size == size else copy
+        for axis, size, copy in zip(axes, sizes, copies, strict=True)
     ]
 
 

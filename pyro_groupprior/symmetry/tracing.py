@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.export.graph_signature import InputKind
 
 from . import elementwise, layers, shapes
 from .axes import Axis, concatenation, product
-from .derivation import Axes, Derivation, Operation, Rule, fresh
+from .derivation import Axes, Derivation, Operation, Rule, fresh, uniform
 from .proof import prove
 from .spec import Dim, Product, Sum, Symmetry, Whole
 
@@ -46,7 +47,10 @@ def find_symmetry(
     was_training = net.training
     net.eval()
     try:
-        program = torch.export.export(net, args, strict=False).run_decompositions()
+        with warnings.catch_warnings():
+            # Torch warns of its own deprecated calls, and of recurrent layers' bookkeeping.
+            warnings.simplefilter("ignore")
+            program = torch.export.export(net, args, strict=False).run_decompositions()
     except Exception as error:
         raise ValueError(
             f"net: {type(net).__name__} cannot be traced by torch.export: {error}"
@@ -125,12 +129,16 @@ def _input(node: fx.Node) -> Axes:
 
 
 def _constant(tensor: Tensor, of: Derivation) -> Axes:
-    """Of a tensor that stays as it is: axes along which it is the same everywhere are free."""
-    axes = []
-    for dim, size in enumerate(tensor.shape):
-        same = bool((tensor == tensor.narrow(dim, 0, 1)).all()) if size else True
-        axes.append(Axis(size, fixed=not same or (of.signs and bool((tensor != 0).any()))))
-    return axes
+    """Of a tensor that stays as it is: it is fixed but where it is the same everywhere."""
+    free = uniform(tensor.shape, zero=not bool(tensor.any()), signs=of.signs)
+    same = [
+        not size or bool((tensor == tensor.narrow(dim, 0, 1)).all())
+        for dim, size in enumerate(tensor.shape)
+    ]
+    fixed = fresh(tensor.shape, fixed=True)
+    return [
+        one if is_same else other for one, other, is_same in zip(free, fixed, same, strict=True)
+    ]
 
 
 def _apply(of: Derivation, node: fx.Node) -> Any:
