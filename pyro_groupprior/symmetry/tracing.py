@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import operator
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
 
 from . import elementwise, layers, shapes
 from .axes import Axis, concatenation, product
 from .derivation import Axes, Derivation, Operation, Rule, fresh, uniform
+from .graph import Graph, module_of, operation_name, tensor_of, trace
 from .proof import prove
 from .spec import Dim, Product, Sum, Symmetry, Whole
 
@@ -44,51 +43,60 @@ def find_symmetry(
         the statistics of norm layers.
     :raises ValueError: if it cannot be derived; the message names the module.
     """
-    was_training = net.training
-    net.eval()
-    try:
-        with warnings.catch_warnings():
-            # Torch warns of its own deprecated calls, and of recurrent layers' bookkeeping.
-            warnings.simplefilter("ignore")
-            program = torch.export.export(net, args, strict=False).run_decompositions()
-    except Exception as error:
-        raise ValueError(
-            f"net: {type(net).__name__} cannot be traced by torch.export: {error}"
-        ) from error
-    finally:
-        net.train(was_training)
-    tensors = {
-        **program.state_dict,
-        **{name: value for name, value in program.constants.items() if isinstance(value, Tensor)},
-    }
+    symmetry = derive(net, args, movable).symmetry
+    prove(net, symmetry, *args)
+    return symmetry
+
+
+@dataclass(frozen=True)
+class Derived:
+    """
+    What has been derived from a net's graph.
+
+    :param Graph graph: the graph.
+    :param Symmetry symmetry: of its tensors.
+    :param values: of each operation's result, what its dimensions follow.
+    """
+
+    graph: Graph
+    symmetry: Symmetry
+    values: Mapping[fx.Node, tuple[Dim, ...]]
+
+
+def derive(
+    net: nn.Module, args: tuple[Any, ...], movable: Callable[[str], bool] | Iterable[str] | None
+) -> Derived:
+    """Derive what :func:`find_symmetry` proves."""
+    graph = trace(net, args)
     if movable is None:
         chosen = {name for name, _ in net.named_parameters(remove_duplicate=False)}
         chosen |= _statistics(net)
     elif callable(movable):
-        chosen = {name for name in tensors if movable(name)}
+        chosen = {name for name in graph.tensors if movable(name)}
     else:
         chosen = set(movable)
-    inputs = {
-        spec.arg.name: spec.target
-        for spec in program.graph_signature.input_specs
-        if spec.kind != InputKind.USER_INPUT and spec.target is not None
-    }
-    order: dict[str, Axes] = {}
+    known: dict[str, Axes] = {}
     tied: dict[int, Axes] = {}  # by identity: a tensor of several names has its axes once
-    for name in tensors:
+    for name, tensor in graph.tensors.items():
         if name in chosen:
-            tensor = operator.attrgetter(name)(net)
-            order[name] = tied.setdefault(id(tensor), fresh(tensor.shape))
-    _go_through(program.graph, inputs, tensors, order, Derivation(signs=False))
+            known[name] = tied.setdefault(id(tensor_of(net, name)), fresh(tensor.shape))
+    order = Derivation(signs=False)
+    _go_through(graph, known, order)
     separate: dict[int, Axes] = {}
-    sign = {
+    signed = {
         name: separate.setdefault(id(axes), [_separate(axis) for axis in axes])
-        for name, axes in order.items()
+        for name, axes in known.items()
     }
-    _go_through(program.graph, inputs, tensors, sign, Derivation(signs=True))
-    symmetry = _specify(order, sign)
-    prove(net, symmetry, *args)
-    return symmetry
+    signs = Derivation(signs=True)
+    _go_through(graph, signed, signs)
+    names = _Names(known)
+    tensors = {name: names.dims(axes, signed[name]) for name, axes in known.items()}
+    values = {
+        node: names.dims(order.axes(node), signs.axes(node))
+        for node in graph.module.graph.nodes
+        if node.op == "call_function" and isinstance(node.meta["val"], Tensor)
+    }
+    return Derived(graph, Symmetry(tensors), values)
 
 
 def _statistics(net: nn.Module) -> set[str]:
@@ -101,21 +109,15 @@ def _statistics(net: nn.Module) -> set[str]:
     }
 
 
-def _go_through(
-    graph: fx.Graph,
-    inputs: Mapping[str, str],
-    tensors: Mapping[str, Tensor],
-    known: Mapping[str, Axes],
-    of: Derivation,
-) -> None:
+def _go_through(graph: Graph, known: Mapping[str, Axes], of: Derivation) -> None:
     """Apply the rule of every operation."""
-    for node in graph.nodes:
+    for node in graph.module.graph.nodes:
         if node.op == "placeholder":
-            name = inputs.get(node.name)
+            name = graph.inputs.get(node.name)
             if name is None:
                 of.values[node] = _input(node)
             else:
-                of.values[node] = known.get(name) or _constant(tensors[name], of)
+                of.values[node] = known.get(name) or _constant(graph.tensors[name], of)
         elif node.op == "call_function":
             of.values[node] = _apply(of, node)
         elif node.op == "output":
@@ -149,7 +151,7 @@ def _apply(of: Derivation, node: fx.Node) -> Any:
         if found is None:
             raise _refusal(node, "looks at what depends on the order of units")
         return found
-    name = target.name().partition("::")[2].partition(".")[0]
+    name = operation_name(target)
     value = node.meta["val"]
     if name in RULES:
         return RULES[name](of, Operation(args, node.kwargs, value))
@@ -161,12 +163,9 @@ def _apply(of: Derivation, node: fx.Node) -> Any:
 
 
 def _refusal(node: fx.Node, reason: str) -> ValueError:
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, kind = stack[-1] if stack else ("", "net")
-    kind = kind if isinstance(kind, str) else kind.__name__
     return ValueError(
-        f"net: its symmetry cannot be derived, as {path or 'it'!r} ({kind.rpartition('.')[2]}) "
-        f"{reason}; write a Symmetry by hand"
+        f"net: its symmetry cannot be derived, as {module_of(node)} {reason}; write a Symmetry by "
+        "hand"
     )
 
 
@@ -178,45 +177,43 @@ def _separate(axis: Axis) -> Axis:
     return product(parts) if axis.is_product else concatenation(parts)
 
 
-def _specify(order: Mapping[str, Axes], sign: Mapping[str, Axes]) -> Symmetry:
-    """Give names to the axes that were found."""
-    names = _names(order)
-    flipped: dict[Axis, str] = {}
-    tensors = {}
-    for name, axes in order.items():
-        dims = []
-        for axis, signed in zip(axes, sign[name], strict=True):
-            leaves = iter(list(signed.leaves()))
-            dims.append(_dim(axis, leaves, names, flipped))
-        tensors[name] = tuple(dims)
-    return Symmetry(tensors)
+class _Names:
+    """Names of axes: those of the layers whose units they count, else of those that read them."""
+
+    def __init__(self, known: Mapping[str, Axes]) -> None:
+        self.axes: dict[Axis, str] = {}
+        self.signs: dict[Axis, str] = {}
+        dims = [(name, axes, 0) for name, axes in known.items() if len(axes) > 1]
+        dims += [(name, axes, dim) for name, axes in known.items() for dim in range(len(axes))]
+        for name, axes, dim in dims:
+            layer = name.rpartition(".")[0] or name
+            for leaf in axes[dim].leaves():
+                if not leaf.is_fixed and leaf not in self.axes:
+                    self.axes[leaf] = _numbered(layer, ":", self.axes.values())
+
+    def dims(self, order: Axes, signs: Axes) -> tuple[Dim, ...]:
+        """What the dimensions of a tensor follow."""
+        found = []
+        for axis, signed in zip(order, signs, strict=True):
+            leaves = list(signed.leaves())
+            if len(leaves) != len(list(axis.leaves())):  # nothing of it can be flipped
+                leaves = [Axis(leaf.size, fixed=True) for leaf in axis.leaves()]
+            found.append(self._dim(axis, iter(leaves)))
+        return tuple(found)
+
+    def _dim(self, axis: Axis, signs: Iterator[Axis]) -> Dim:
+        if axis.parts:
+            parts = tuple(self._dim(part, signs) for part in axis.parts)
+            return Product(parts) if axis.is_product else Sum(parts)
+        sign, name = next(signs).root, self.axes.get(axis.root)
+        if name is None or sign.is_fixed:
+            return Whole(axis.size, name)
+        if sign not in self.signs:
+            self.signs[sign] = _numbered(name, "~", self.signs.values())
+        return Whole(axis.size, name, self.signs[sign])
 
 
-def _names(order: Mapping[str, Axes]) -> dict[Axis, str]:
-    """Name axes after the layers whose units they count, else after those that read them."""
-    names: dict[Axis, str] = {}
-    dims = [(name, axes, 0) for name, axes in order.items() if len(axes) > 1]
-    dims += [(name, axes, dim) for name, axes in order.items() for dim in range(len(axes))]
-    for name, axes, dim in dims:
-        for leaf in axes[dim].leaves():
-            if not leaf.is_fixed and leaf not in names:
-                layer = name.rpartition(".")[0] or name
-                taken = sum(
-                    other == layer or other.startswith(f"{layer}:") for other in names.values()
-                )
-                names[leaf] = f"{layer}:{taken}" if taken else layer
-    return names
-
-
-def _dim(axis: Axis, signs: Any, names: Mapping[Axis, str], flipped: dict[Axis, str]) -> Dim:
-    if axis.parts:
-        parts = tuple(_dim(part, signs, names, flipped) for part in axis.parts)
-        return Product(parts) if axis.is_product else Sum(parts)
-    sign = next(signs)
-    name = names.get(axis.root)
-    if name is None or sign.is_fixed:
-        return Whole(axis.size, name)
-    if sign.root not in flipped:
-        taken = sum(other == name or other.startswith(f"{name}~") for other in flipped.values())
-        flipped[sign.root] = f"{name}~{taken}" if taken else name
-    return Whole(axis.size, name, flipped[sign.root])
+def _numbered(name: str, mark: str, taken: Iterable[str]) -> str:
+    """A name that is not taken: the first has no number."""
+    number = sum(other.partition(mark)[0] == name for other in taken)
+    return f"{name}{mark}{number}" if number else name

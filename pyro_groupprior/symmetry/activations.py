@@ -1,0 +1,97 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a net's units do: their activations, for any weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .blocks import Block, blocks
+from .graph import operation_name
+from .spec import Symmetry, wholes
+from .tracing import derive
+
+#: Operations that sum over units: what they read are activations.
+_READERS = {"mm", "addmm", "bmm", "mv", "dot", "convolution"}
+
+
+class Activations:
+    """
+    The activations of a net at given inputs, wherever a layer reads units that may be permuted.
+
+    Example::
+
+        >>> from pyro_groupprior.symmetry.activations import Activations
+        >>> net = nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 1))
+        >>> activations = Activations(net, torch.randn(20, 4))
+        >>> [tuple(block.value.shape) for block in activations(dict(net.named_parameters()))]
+        [(20, 50)]
+
+    :param Module net: the net.
+    :param args: what it is called with.
+    :param movable: as in :func:`find_symmetry`.
+    :raises ValueError: if the net's symmetry cannot be derived.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *args: Any,
+        movable: Callable[[str], bool] | Iterable[str] | None = None,
+    ) -> None:
+        derived = derive(net, args, movable)
+        self.symmetry, self.args, self._graph = derived.symmetry, args, derived.graph
+        inputs = {node for node in derived.graph.module.graph.nodes if node.op == "placeholder"}
+        own = {node for node in inputs if node.name in derived.graph.inputs}
+        from_data = inputs - own
+        found: dict[str, fx.Node] = {}
+        for node in derived.graph.module.graph.nodes:
+            if from_data.intersection(node.all_input_nodes):
+                from_data.add(node)
+            if node.op == "call_function" and _name(node) in _READERS:
+                for source in node.all_input_nodes:
+                    if source in from_data and source in derived.values:
+                        found[source.name] = source
+        dims = {name: derived.values[node] for name, node in found.items()}
+        self._dims = Symmetry(
+            {
+                name: of
+                for name, of in dims.items()
+                if any(whole.axis is not None for dim in of for whole in wholes(dim))
+            }
+        )
+
+    @torch.no_grad()
+    def __call__(self, tensors: Mapping[str, Tensor]) -> list[Block]:
+        """
+        The activations for given weights, in blocks.
+
+        :param tensors: parameters and buffers by name; the net's own for those left out.
+        """
+        recorder = _Recorder(self._graph.module, set(self._dims.tensors))
+        recorder.run(*self._graph.arguments(tensors, self.args))
+        return blocks(self._dims, recorder.values)
+
+
+def _name(node: fx.Node) -> str:
+    target: Any = node.target
+    return operation_name(target) if hasattr(target, "name") else ""
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the results of some nodes."""
+
+    def __init__(self, module: fx.GraphModule, names: set[str]) -> None:
+        super().__init__(module)
+        self.names, self.values = names, dict[str, Tensor]()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        if n.name in self.names:
+            self.values[n.name] = result
+        return result
