@@ -26,7 +26,7 @@ class Activations:
 
     Example::
 
-        >>> from pyro_groupprior.symmetry.activations import Activations
+        >>> from pyro_groupprior.symmetry import Activations
         >>> net = nn.Sequential(nn.Linear(4, 50), nn.ReLU(), nn.Linear(50, 1))
         >>> activations = Activations(net, torch.randn(20, 4))
         >>> [tuple(block.value.shape) for block in activations(dict(net.named_parameters()))]
@@ -34,6 +34,8 @@ class Activations:
 
     :param Module net: the net.
     :param args: what it is called with.
+    :param bool standardize: of each unit, over all that the net is called with, take the mean out
+        and divide by the standard deviation, so that inner products are correlations.
     :param movable: as in :func:`find_symmetry`.
     :raises ValueError: if the net's symmetry cannot be derived.
     """
@@ -42,8 +44,10 @@ class Activations:
         self,
         net: nn.Module,
         *args: Any,
+        standardize: bool = False,
         movable: Callable[[str], bool] | Iterable[str] | None = None,
     ) -> None:
+        self.standardize = standardize
         derived = derive(net, args, movable)
         self.symmetry, self.args, self._graph = derived.symmetry, args, derived.graph
         inputs = {node for node in derived.graph.module.graph.nodes if node.op == "placeholder"}
@@ -75,7 +79,17 @@ class Activations:
         """
         recorder = _Recorder(self._graph.module, set(self._dims.tensors))
         recorder.run(*self._graph.arguments(tensors, self.args))
-        return blocks(self._dims, recorder.values)
+        found = blocks(self._dims, recorder.values)
+        return list(map(_standardized, found)) if self.standardize else found
+
+
+def _standardized(block: Block) -> Block:
+    """Mean 0 and squares that sum to 1 over all dimensions along which nothing is permuted."""
+    dims = [dim for dim, whole in enumerate(block.wholes) if whole.axis is None]
+    value = block.value - block.value.mean(dims, keepdim=True)
+    # A unit that is off for all inputs is like no other: it stays at zero.
+    norm = value.square().sum(dims, keepdim=True).sqrt()
+    return Block(value / norm.clamp(min=torch.finfo(value.dtype).tiny), block.wholes)
 
 
 def _name(node: fx.Node) -> str:

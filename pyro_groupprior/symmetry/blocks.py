@@ -55,7 +55,7 @@ def blocks(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> list[Block]:
             wholes = tuple(whole for _, factors in choice for whole in factors)
             if all(whole.axis is None for whole in wholes):
                 continue
-            value = tensors[name]
+            value = tensors[name].detach()
             for number, (start, factors) in enumerate(choice):
                 size = _size(factors)
                 value = value.narrow(number - len(dims), start, size)

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from .blocks import Block
 from .spec import Permutation, Symmetry, Whole
+
+_SWEEPS = 100  # through all axes; a few do as a rule
+_GAIN = 1e-6  # relative; less is the noise of sums in single precision
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,19 @@ class Matcher:
     the order in which they can be told apart by what is known already, such as a first layer's
     units by what they read, and only then all by all.
 
+    Example::
+
+        >>> from pyro_groupprior.symmetry import find_symmetry
+        >>> from pyro_groupprior.symmetry.blocks import blocks
+        >>> from pyro_groupprior.symmetry.matching import Matcher
+        >>> net = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 1))
+        >>> symmetry, weights = find_symmetry(net, torch.randn(2, 4)), net.state_dict()
+        >>> moved = symmetry.apply(weights, symmetry.random())
+        >>> found = Matcher(symmetry, blocks(symmetry, weights)).match(blocks(symmetry, moved))
+        >>> back = symmetry.apply(moved, found.permutation)
+        >>> torch.equal(back["0.weight"], weights["0.weight"])
+        True
+
     :param Symmetry symmetry: what may be permuted.
     :param linear: blocks of a reference.
     :param quadratic: likewise, for the squares of the sample's values; for a Gaussian reference
@@ -49,12 +64,20 @@ class Matcher:
         linear: Sequence[Block],
         quadratic: Sequence[Block] | None = None,
     ) -> None:
-        self.symmetry = symmetry
-        self.linear = linear
-        self.quadratic = quadratic
+        self.symmetry, self.linear, self.quadratic = symmetry, linear, quadratic
+        self._beside: dict[str, set[str]] = {axis: set() for axis in symmetry.axes}
+        for block in linear:
+            axes = {whole.axis for whole in block.wholes if whole.axis is not None}
+            for axis in axes:
+                # One that comes twice in a block is beside itself.
+                others = axes if len(block.dims(axis)) > 1 else axes - {axis}
+                self._beside[axis] |= others
 
     def match(
-        self, sample: Sequence[Block], restarts: int = 0, seed: int = 0, sweeps: int = 100
+        self,
+        sample: Sequence[Block],
+        restarts: int = 0,
+        generator: torch.Generator | None = None,
     ) -> Match:
         """
         Rearrange one sample.
@@ -62,41 +85,44 @@ class Matcher:
         :param sample: its blocks, in the order of the reference's.
         :param int restarts: further starts from random arrangements; the best end is taken.
         """
-        generator = np.random.default_rng(seed)
-        best = self._climb(sample, sweeps, generator, anchored=True)
+        start = _State(self.symmetry, sample, self.symmetry.identity())
+        best = self._climb(start, self._anchor(start), generator)
         for _ in range(restarts):
-            found = self._climb(sample, sweeps, generator, anchored=False)
+            start = _State(self.symmetry, sample, self.symmetry.random(generator))
+            found = self._climb(start, set(self.symmetry.axes), generator)
             if found.similarity > best.similarity:
                 best = found
         return best
 
-    def _climb(
-        self, sample: Sequence[Block], sweeps: int, generator: np.random.Generator, anchored: bool
-    ) -> Match:
-        state = _State(self.symmetry, sample)
-        if anchored:
-            self._anchor(state)
-        else:
-            for axis, size in self.symmetry.axes.items():
-                state.move(axis, torch.as_tensor(generator.permutation(size)), {})
+    def _climb(self, state: _State, stale: set[str], generator: torch.Generator | None) -> Match:
+        """Rearrange axis after axis, as long as one beside it has moved since."""
         similarity = self._similarity(state)
-        for _ in range(sweeps):
-            before = similarity
-            for axis in generator.permutation(list(self.symmetry.axes)):
-                step = self._assign(axis, state, range(len(sample)))
+        names = list(self.symmetry.axes)
+        for _ in range(_SWEEPS):
+            for number in torch.randperm(len(names), generator=generator).tolist():
+                axis = names[number]
+                if axis not in stale:
+                    continue
+                stale.discard(axis)
+                step = self._assign(axis, state, range(len(self.linear)))
                 if step is None:
                     continue
                 trial = state.moved(axis, *step)
                 reached = self._similarity(trial)
-                if reached > similarity + 1e-6 * abs(similarity):
+                if reached > similarity + _GAIN * abs(similarity):
                     state, similarity = trial, reached
-            if similarity <= before:
+                    stale |= self._beside[axis]
+            if not stale:
                 break
         return Match(Permutation(state.permutations, state.signs), similarity)
 
-    def _anchor(self, state: _State) -> None:
-        """Match axis after axis by the blocks whose other axes have been matched."""
-        unknown = dict.fromkeys(self.symmetry.axes)
+    def _anchor(self, state: _State) -> set[str]:
+        """
+        Match axis after axis by the blocks whose other axes have been matched.
+
+        :return: the axes that were not yet matched by all of their blocks.
+        """
+        unknown, stale = dict.fromkeys(self.symmetry.axes), set[str]()
         while unknown:
             # Values by which a unit of each axis can be told from others.
             told = {axis: self._anchors(axis, unknown) for axis in unknown}
@@ -104,7 +130,10 @@ class Matcher:
             step = self._assign(axis, state, told[axis])
             if step is not None:
                 state.move(axis, *step)
+            if len(told[axis]) < sum(bool(block.dims(axis)) for block in self.linear):
+                stale.add(axis)
             del unknown[axis]
+        return stale
 
     def _anchors(self, axis: str, unknown: Mapping[str, None]) -> dict[int, int]:
         """Blocks that tell units of an axis apart: number, and values for each unit."""
@@ -117,7 +146,7 @@ class Matcher:
         return found
 
     def _assign(
-        self, axis: str, state: _State, numbers: Sequence[int] | Mapping[int, int]
+        self, axis: str, state: _State, numbers: Iterable[int]
     ) -> tuple[Tensor, dict[str, Tensor]] | None:
         """The best order and signs of one axis given the others, by some of the blocks."""
         unsigned: Tensor | None = None
@@ -139,10 +168,13 @@ class Matcher:
         total = sum((gain.abs() for gain in signed.values()), start=torch.zeros(()))
         if unsigned is not None:
             total = total + unsigned
-        _, order = linear_sum_assignment(total.numpy(), maximize=True)
+        if axis in self.symmetry.kinds:
+            kinds = self.symmetry.kinds[axis]
+            total = total.masked_fill((kinds[:, None] != kinds).to(total.device), -torch.inf)
+        _, order = linear_sum_assignment(total.cpu().numpy(), maximize=True)
         place = torch.as_tensor(order)
         flips = {
-            name: torch.where(gain.gather(1, place[:, None])[:, 0] < 0, -1, 1)
+            name: torch.where(gain.cpu().gather(1, place[:, None])[:, 0] < 0, -1, 1)
             for name, gain in signed.items()
         }
         return place, flips
@@ -167,17 +199,25 @@ def _products(reference: Tensor, sample: Tensor, dim: int) -> Tensor:
     return rows @ columns.T
 
 
+def rearranged(
+    symmetry: Symmetry, sample: Sequence[Block], permutation: Permutation
+) -> list[Tensor]:
+    """The values of a sample's blocks after a rearrangement."""
+    return _State(symmetry, sample, permutation).values
+
+
 class _State:
     """A sample as it is rearranged so far."""
 
-    def __init__(self, symmetry: Symmetry, sample: Sequence[Block]) -> None:
+    def __init__(self, symmetry: Symmetry, sample: Sequence[Block], first: Permutation) -> None:
         self.symmetry, self.wholes = symmetry, [block.wholes for block in sample]
         self.values = [block.value for block in sample]
-        self.permutations = {name: torch.arange(size) for name, size in symmetry.axes.items()}
-        self.signs = {
-            name: torch.ones(symmetry.axes[axis], dtype=torch.long)
-            for name, axis in symmetry.signs.items()
-        }
+        one = symmetry.identity()
+        self.permutations, self.signs = dict(one.permutations), dict(one.signs)
+        for axis, order in first.permutations.items():
+            flips = {n: first.signs[n] for n, owner in symmetry.signs.items() if owner == axis}
+            if not torch.equal(order, self.permutations[axis]) or flips:
+                self.move(axis, order, flips)
 
     def moved(self, axis: str, order: Tensor, flips: Mapping[str, Tensor]) -> _State:
         """A copy with one axis rearranged once more."""
@@ -203,7 +243,7 @@ class _State:
 def _moved(
     value: Tensor, dim: int, order: Tensor, whole: Whole, flips: Mapping[str, Tensor]
 ) -> Tensor:
-    value = value.index_select(dim, order)
+    value = value.index_select(dim, order.to(value.device))
     if whole.sign is not None and whole.sign in flips:
         shape = [1] * value.dim()
         shape[dim] = -1

@@ -137,26 +137,60 @@ class Permutation:
     permutations: Mapping[str, Tensor]
     signs: Mapping[str, Tensor]
 
+    def __getitem__(self, number: int) -> Permutation:
+        """One of many."""
+        orders = {axis: order[number] for axis, order in self.permutations.items()}
+        return Permutation(orders, {name: sign[number] for name, sign in self.signs.items()})
+
 
 class Symmetry:
     """
     The axes of a net along which units may be permuted, with no change to what it computes, and
     those along which their signs may be flipped.
 
+    Example, written by hand::
+
+        >>> from pyro_groupprior.symmetry import Symmetry, Whole
+        >>> net = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 1))
+        >>> units = Whole(50, "hidden", sign="hidden")
+        >>> symmetry = Symmetry({
+        ...     "0.weight": (units, Whole(4)), "0.bias": (units,), "2.weight": (Whole(1), units),
+        ... })
+        >>> moved = symmetry.apply(dict(net.named_parameters()), symmetry.random())
+        >>> x = torch.randn(3, 4)
+        >>> torch.allclose(torch.func.functional_call(net, moved, x), net(x), atol=1e-6)
+        True
+
     :param tensors: of each tensor, by its name, what each of its dimensions follows.
+    :param kinds: by axis, a number for each position: only those with the same number may change
+        places. Default: all may.
+    :raises ValueError: if an axis has several sizes, or kinds do not fit.
     """
 
-    def __init__(self, tensors: Mapping[str, Sequence[Dim]]) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Sequence[Dim]], kinds: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.tensors = {name: tuple(dims) for name, dims in tensors.items()}
         self.axes: dict[str, int] = {}  #: size of every axis
         self.signs: dict[str, str] = {}  #: of what can be flipped, the axis that it is permuted by
-        for dims in self.tensors.values():
-            for dim in dims:
-                for whole in wholes(dim):
-                    if whole.axis is not None:
-                        self.axes.setdefault(whole.axis, whole.size)
-                    if whole.sign is not None and whole.axis is not None:
-                        self.signs.setdefault(whole.sign, whole.axis)
+        for name, dims in self.tensors.items():
+            for whole in (whole for dim in dims for whole in wholes(dim)):
+                if whole.axis is None:
+                    continue
+                if self.axes.setdefault(whole.axis, whole.size) != whole.size:
+                    raise ValueError(
+                        f"tensors[{name!r}]: expected {self.axes[whole.axis]} positions along "
+                        f"{whole.axis!r}, as before, got {whole.size}"
+                    )
+                if whole.sign is not None:
+                    self.signs.setdefault(whole.sign, whole.axis)
+        self.kinds = dict(kinds or {})
+        for axis, kind in self.kinds.items():
+            if kind.shape != (self.axes.get(axis, -1),):
+                raise ValueError(
+                    f"kinds: expected a number for each position of one of the axes {self.axes}, "
+                    f"got {tuple(kind.shape)} for {axis!r}"
+                )
 
     def only(self, axis: str) -> Symmetry:
         """The symmetry of one axis, while all others stay."""
@@ -166,12 +200,22 @@ class Symmetry:
                 return dim if dim.axis == axis else Whole(dim.size)
             return type(dim)(tuple(map(kept, dim.parts)))
 
-        return Symmetry({name: list(map(kept, dims)) for name, dims in self.tensors.items()})
+        tensors = {name: list(map(kept, dims)) for name, dims in self.tensors.items()}
+        return Symmetry(tensors, {k: v for k, v in self.kinds.items() if k == axis})
+
+    def identity(self) -> Permutation:
+        """The rearrangement that leaves all units where they are."""
+        orders = {axis: torch.arange(size) for axis, size in self.axes.items()}
+        ones = {
+            name: torch.ones(self.axes[axis], dtype=torch.long) for name, axis in self.signs.items()
+        }
+        return Permutation(orders, ones)
 
     def random(self, generator: torch.Generator | None = None, flip: bool = True) -> Permutation:
         """A random rearrangement of all units."""
         orders = {
-            name: torch.randperm(size, generator=generator) for name, size in self.axes.items()
+            axis: _shuffled(self.kinds.get(axis, torch.zeros(size, dtype=torch.long)), generator)
+            for axis, size in self.axes.items()
         }
         signs = {
             name: 1 - 2 * torch.randint(2, (self.axes[axis],), generator=generator)
@@ -183,14 +227,14 @@ class Symmetry:
         """
         Rearranged tensors. Those that the symmetry does not know stay as they are.
 
-        :param tensors: by name.
+        :param tensors: by name, each with any leading dimensions, such as draws.
         """
         moved = dict(tensors)
         for name, dims in self.tensors.items():
             if name not in moved:
                 continue
             value = moved[name]
-            for number, dim in enumerate(dims):
+            for number, dim in enumerate(dims, -len(dims)):
                 place = positions(dim, permutation.permutations)
                 if place is not None:
                     value = value.index_select(number, place.to(value.device))
@@ -201,3 +245,11 @@ class Symmetry:
                     value = value * flip.to(value).reshape(shape)
             moved[name] = value
         return moved
+
+
+def _shuffled(kinds: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A random order in which every position gets one of its own kind."""
+    places = kinds.argsort(stable=True)
+    mixed = torch.randperm(len(kinds), generator=generator)
+    sources = mixed[kinds[mixed].argsort(stable=True)]
+    return torch.empty_like(places).scatter(0, places, sources)

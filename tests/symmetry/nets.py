@@ -173,22 +173,29 @@ def _shuffled() -> nn.Module:
     )
 
 
+_GENERATOR = torch.Generator().manual_seed(0)
+
+
+def _normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=_GENERATOR)
+
+
 #: Name: how it is made, an input, the sizes of its axes, and how many of them can be flipped.
 NETS: dict[str, tuple[Callable[[], nn.Module], Tensor, list[int], int]] = {
-    "mlp": (_mlp, torch.randn(5, 4), [6, 5], 1),
-    "convolutional": (_convolutional, torch.randn(2, 1, 14, 14), [4, 6, 7], 2),
-    "residual": (lambda: _residual(nn.ReLU()), torch.randn(2, 3, 8, 8), [6, 6, 6], 0),
-    "residual_tanh": (lambda: _residual(nn.Tanh()), torch.randn(2, 3, 8, 8), [6, 6, 6], 3),
-    "concatenated": (Concatenated, torch.randn(5, 4), [6, 8], 1),
+    "mlp": (_mlp, _normal(5, 4), [6, 5], 1),
+    "convolutional": (_convolutional, _normal(2, 1, 14, 14), [4, 6, 7], 2),
+    "residual": (lambda: _residual(nn.ReLU()), _normal(2, 3, 8, 8), [6, 6, 6], 0),
+    "residual_tanh": (lambda: _residual(nn.Tanh()), _normal(2, 3, 8, 8), [6, 6, 6], 3),
+    "concatenated": (Concatenated, _normal(5, 4), [6, 8], 1),
     "tied": (Tied, torch.arange(11).reshape(1, 11), [8], 1),
-    "attention": (lambda: Attention(False), torch.randn(3, 7, 5), [8, 2, 4], 2),
-    "attention_chunks": (lambda: Attention(True), torch.randn(3, 7, 5), [8, 2, 4, 4], 4),
-    "transformer": (_transformer, torch.randn(5, 3, 4), [8, 2, 4, 16, 2, 4, 16], 2),
-    "grouped": (_grouped, torch.randn(2, 3, 6, 6), [2, 2, 2, 3, 4, 2], 4),
-    "sequence": (_sequence, torch.randint(10, (2, 7)), [2, 2, 2], 2),
-    "shuffled": (_shuffled, torch.randn(2, 3, 6, 6), [2, 4, 2], 3),
-    "lstm": (lambda: Recurrent(nn.LSTM), torch.randn(5, 3, 4), [6, 6], 2),
-    "lstm_both": (lambda: Recurrent(nn.LSTM, bidirectional=True), torch.randn(5, 3, 4), [6] * 4, 4),
-    "gru": (lambda: Recurrent(nn.GRU), torch.randn(5, 3, 4), [6, 6], 2),
-    "rnn": (lambda: Recurrent(nn.RNN), torch.randn(5, 3, 4), [6, 6], 2),
+    "attention": (lambda: Attention(False), _normal(3, 7, 5), [8, 2, 4], 2),
+    "attention_chunks": (lambda: Attention(True), _normal(3, 7, 5), [8, 2, 4, 4], 4),
+    "transformer": (_transformer, _normal(5, 3, 4), [8, 2, 4, 16, 2, 4, 16], 2),
+    "grouped": (_grouped, _normal(2, 3, 6, 6), [2, 2, 2, 3, 4, 2], 4),
+    "sequence": (_sequence, torch.arange(14).reshape(2, 7) % 10, [2, 2, 2], 2),
+    "shuffled": (_shuffled, _normal(2, 3, 6, 6), [2, 4, 2], 3),
+    "lstm": (lambda: Recurrent(nn.LSTM), _normal(5, 3, 4), [6, 6], 2),
+    "lstm_both": (lambda: Recurrent(nn.LSTM, bidirectional=True), _normal(5, 3, 4), [6] * 4, 4),
+    "gru": (lambda: Recurrent(nn.GRU), _normal(5, 3, 4), [6, 6], 2),
+    "rnn": (lambda: Recurrent(nn.RNN), _normal(5, 3, 4), [6, 6], 2),
 }

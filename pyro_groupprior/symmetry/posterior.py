@@ -1,0 +1,127 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The symmetry of a model's posterior, and draws of it freed from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..nn import BayesianModule
+from .alignment import Alignment, align
+from .prior import GroupPrior, unsigned
+from .spec import Permutation, Symmetry
+from .tracing import find_symmetry
+
+
+def posterior_symmetry(model: BayesianModule, inputs: Any, prior: bool = True) -> Symmetry:
+    """
+    Which hidden units of a model can be exchanged without changing its posterior: those that the
+    net and the prior treat alike. Groups by layer, row or column go with the units. Groups that
+    were found single weights at a time tell all units apart.
+
+    Example::
+
+        >>> from pyro_groupprior.symmetry import posterior_symmetry
+        >>> net = nn.Sequential(nn.Linear(4, 50), nn.Tanh(), nn.Linear(50, 1))
+        >>> model = BayesianModule(net, likelihoods.Normal())
+        >>> symmetry = posterior_symmetry(model, torch.randn(2, 4))
+        >>> symmetry.axes, symmetry.signs
+        ({'0': 50}, {})
+
+    :param BayesianModule model: the model. Its point parameters and its buffers, such as those of
+        norm layers, stay as they are, so that units they tell apart are not exchanged.
+    :param inputs: what the model is called with.
+    :param bool prior: False: what leaves the net's output as it is, whatever the prior, for draws
+        of which the assignments were drawn as well (:func:`~pyro_groupprior.mcmc.run_gibbs`), or to
+        look at the net alone. True: units are not exchanged where the prior tells them apart, and
+        signs flipped only where all weights have a prior with mean 0 (``loc=0.0``).
+    :raises TypeError: if ``model`` is no :class:`~pyro_groupprior.BayesianModule`.
+    :raises ValueError: if the symmetry cannot be derived.
+    """
+    if not isinstance(model, BayesianModule):
+        raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
+    names = {name for entry in model.layout for name in (entry.name, *entry.aliases)}
+    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    symmetry = find_symmetry(model.net, *args, movable=names)
+    if not prior:
+        return symmetry
+    if not (isinstance(model.prior_loc, (int, float)) and model.prior_loc == 0):
+        symmetry = unsigned(symmetry)
+    return Symmetry(symmetry.tensors, GroupPrior(model).kinds(symmetry))
+
+
+def align_draws(
+    model: BayesianModule, draws: Mapping[str, Tensor], symmetry: Symmetry, **options: Any
+) -> tuple[dict[str, Tensor], Alignment]:
+    """
+    Rearrange the units of every draw so that all are alike, by :func:`align`.
+
+    :param BayesianModule model: whose draws they are.
+    :param draws: by site, each ``[S, ...]``.
+    :param Symmetry symmetry: of the posterior.
+    :param options: of :func:`align`; a ``template`` that is one draw is given by packed weights.
+    :return: the draws, with the groups' parameters as :func:`permute_draws` moves them; and how
+        they were rearranged.
+    :raises ValueError: if there are no draws of the weights, or an option is out of range.
+    """
+    samples = model.layout.unpack(_weights(model, draws), aliases=True)
+    if isinstance(options.get("template"), Tensor):
+        options["template"] = model.layout.unpack(options["template"], aliases=True)
+    alignment = align(samples, symmetry, **options)
+    return permute_draws(model, draws, symmetry, alignment), alignment
+
+
+@torch.no_grad()
+def permute_draws(
+    model: BayesianModule,
+    draws: Mapping[str, Tensor],
+    symmetry: Symmetry,
+    alignment: Alignment,
+) -> dict[str, Tensor]:
+    """
+    Draws of all sites, rearranged: weights, standardised weights and assignments by their units,
+    the groups' parameters with their groups where these change places.
+
+    :param BayesianModule model: whose draws they are.
+    :param draws: by site, each ``[S, ...]``.
+    :param Symmetry symmetry: of the posterior.
+    :param Alignment alignment: of all draws.
+    """
+    moved, site, layout = dict(draws), model.site, model.layout
+    numbers = layout.unpack(torch.arange(layout.num_weights), aliases=True)
+    ones = layout.unpack(torch.ones(layout.num_weights), aliases=True)
+    signed = [name for name in (site, f"{site}_decentered") if name in draws]
+    along = [*signed, *(name for name in (f"{site}_assignment",) if name in draws)]
+    hyper = [name for name in (f"{site}_loc", f"{site}_scale") if name in draws]
+    moved |= {name: draws[name].clone() for name in (*along, *hyper)}
+    prior = None if f"{site}_assignment" in draws else GroupPrior(model)
+    for s in range(len(alignment.similarity)):
+        permutation = alignment.permutation[s]
+        places = Permutation(permutation.permutations, {})
+        order = layout.pack(symmetry.apply(numbers, places))
+        for name in along:
+            moved[name][s] = draws[name][s][..., order.to(draws[name].device)]
+        if permutation.signs:
+            flips = layout.pack(symmetry.apply(ones, permutation))
+            for name in signed:
+                moved[name][s] *= flips.to(draws[name])
+        source = None if prior is None else prior.moved_groups(places, symmetry)
+        if source is not None:
+            for name in hyper:
+                moved[name][s] = draws[name][s][source.to(draws[name].device)]
+    return moved
+
+
+def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
+    weights = draws.get(model.site)
+    if weights is None or weights.dim() != 2 or weights.shape[1] != model.layout.num_weights:
+        shape = None if weights is None else tuple(weights.shape)
+        raise ValueError(
+            f"draws: expected [draws, {model.layout.num_weights}] of {model.site!r}, got {shape}"
+        )
+    return weights
