@@ -26,8 +26,7 @@ def _samples(net: nn.Module, symmetry: Symmetry, noise: float) -> tuple[dict[str
     each = []
     for permutation in planted:
         noisy = {
-            name: value
-            + noise * value.std(correction=0) * torch.randn(value.shape, generator=generator)
+            name: value + noise * value.std(correction=0) * torch.randn(value.shape, generator=draw)
             for name, value in weights.items()
         }
         each.append(symmetry.apply(noisy, permutation))
