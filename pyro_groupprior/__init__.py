@@ -18,7 +18,7 @@ from .clustering import (
 from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
 from .elbo import MeanFieldELBO
 from .fitting import fit
-from .guides import AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
+from .guides import AutoBlockNormal, AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup
 from .hyperpriors import Floored, Learned
 from .layout import Layout
@@ -53,6 +53,7 @@ __all__ = [
     "Annealed",
     "Assignment",
     "AssignmentBuffer",
+    "AutoBlockNormal",
     "AutoFullRank",
     "AutoLowRank",
     "AutoMeanField",

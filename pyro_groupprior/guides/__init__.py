@@ -4,6 +4,7 @@
 """Approximate posteriors."""
 
 from .base import ParameterMove, SiteGuide
+from .block import AutoBlockNormal
 from .full_rank import AutoFullRank
 from .initialization import init_to_weights
 from .low_rank import AutoLowRank
@@ -16,6 +17,7 @@ from .pyro_autoguides import (
 )
 
 __all__ = [
+    "AutoBlockNormal",
     "AutoFullRank",
     "AutoLowRank",
     "AutoMeanField",

@@ -23,6 +23,7 @@ from torch.distributions import biject_to
 from ..exposure import expose_parameters
 from ..nn.modes import evaluation_mode
 from ..primitives import PREDICTED
+from .draws import mean_and_sd
 from .initialization import init_to_weights
 from .latent import (
     LatentSite,
@@ -249,6 +250,62 @@ class SiteGuide(nn.Module):
             standard = torch.special.ndtri(levels).reshape(-1, *[1] * loc.dim())
             result[site.name] = biject_to(site.support)(loc + scale * standard)
         return result
+
+    @torch.no_grad()
+    def fit_draws(self, draws: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        """
+        Become the normal posterior, of the guide's family, that has the moments of given draws, as
+        of MCMC, in the unconstrained space: a compact form of them. Correlations are shrunk as far
+        as the number of draws asks for. Draws of nets' weights are to be aligned first
+        (:func:`~pyro_groupprior.symmetry.align_draws`).
+
+        Example::
+
+            >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal())
+            >>> x, y = torch.randn(20, 2), torch.randn(20, 1)
+            >>> other, guide = AutoFullRank(model), AutoMeanField(model)
+            >>> other.setup(x, y)
+            >>> draws = other.draws(100)
+            >>> guide.fit_draws(draws, x, y)
+            >>> torch.allclose(guide.moments("weights")[0], draws["weights"].mean(0))
+            True
+
+        :param draws: of all latent sites by name, each ``[S, ...]``; of the model, as it is now.
+        :param args: the model's, for a guide that is not set up yet.
+        :raises ValueError: if draws are missing, fewer than two, do not fit, or are not finite.
+        """
+        if not self.sites:
+            self.setup(*args, **kwargs)
+        free = {}
+        for site in self.sites:
+            shape = tuple(self.locs[site.key].shape)
+            if site.name not in draws:
+                raise ValueError(f"draws: {site.name!r} is missing, there are {sorted(draws)}")
+            value = biject_to(site.support).inv(draws[site.name].to(self.locs[site.key]))
+            if len(value) < 2 or value[0].numel() != self.locs[site.key].numel():
+                raise ValueError(
+                    f"draws[{site.name!r}]: expected two or more of shape {shape}, got "
+                    f"{tuple(draws[site.name].shape)}"
+                )
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"draws[{site.name!r}]: expected finite numbers within the support"
+                )
+            free[site] = value.reshape(-1, *shape)
+        for site, value in free.items():
+            self._fit_site(site, value)
+
+    def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
+        """Take over the moments of one site's draws in the unconstrained space, ``[S, ...]``."""
+        loc, sd = mean_and_sd(draws)
+        self.locs[site.key].copy_(loc)
+        self.unconstrained_scales[site.key].copy_(inverse_softplus(sd))
+
+    @property
+    def num_numbers(self) -> int:
+        """How many numbers the posterior is made of."""
+        self._require_setup()
+        return sum(parameter.numel() for parameter in self.parameters())
 
     @torch.no_grad()
     def regrouped(

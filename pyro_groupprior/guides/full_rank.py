@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from .base import SiteGuide
+from .draws import mean_and_sd, standardized_cholesky
 from .initialization import init_to_weights
-from .latent import LatentSite
+from .latent import LatentSite, inverse_softplus
 from .low_rank import kl_from_independent_normal
 
 
@@ -76,6 +77,20 @@ class AutoFullRank(SiteGuide):
         below = self.correlations[site.key].tril(-1) * scale.unsqueeze(-1)
         fn = FullRankNormal(loc, scale_tril=below + scale.diag(), validate_args=False)
         return fn.expand(batch) if batch else fn
+
+    def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
+        super()._fit_site(site, draws)
+        if site.key in self.correlations:
+            tril, (_, sd) = standardized_cholesky(draws), mean_and_sd(draws)
+            own = tril.diagonal()
+            self.correlations[site.key].copy_((tril / own.unsqueeze(-1)).tril(-1))
+            self.unconstrained_scales[site.key].copy_(inverse_softplus(sd * own))
+
+    @property
+    def num_numbers(self) -> int:
+        # Of the matrices only what is below the diagonal is used.
+        sizes = [len(correlation) for correlation in self.correlations.values()]
+        return super().num_numbers - sum(size * (size + 1) // 2 for size in sizes)
 
     def marginals(self, site: LatentSite) -> tuple[Tensor, Tensor]:
         if site.key not in self.correlations:

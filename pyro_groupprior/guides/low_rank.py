@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from .base import SiteGuide
+from .draws import mean_and_sd, shared_directions
 from .initialization import init_to_weights
-from .latent import LatentSite
+from .latent import LatentSite, inverse_softplus
 
 
 class AutoLowRank(SiteGuide):
@@ -71,6 +72,15 @@ class AutoLowRank(SiteGuide):
         factor = self.factors[site.key] * scale.unsqueeze(-1)
         fn = LowRankNormal(loc, factor, scale.square(), validate_args=False)
         return fn.expand(batch) if batch else fn
+
+    def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
+        super()._fit_site(site, draws)
+        if site.key in self.factors:
+            factor = shared_directions(draws, self.rank)
+            _, sd = mean_and_sd(draws)
+            own = sd / (1 + factor.square().sum(1)).sqrt()
+            self.factors[site.key].copy_(factor)
+            self.unconstrained_scales[site.key].copy_(inverse_softplus(own))
 
     def marginals(self, site: LatentSite) -> tuple[Tensor, Tensor]:
         if site.key not in self.factors:

@@ -10,6 +10,7 @@ from .proof import prove
 from .spec import Permutation, Product, Sum, Symmetry, Whole
 from .tracing import find_symmetry
 from .transpositions import num_transpositions, random_transpositions
+from .units import unit_blocks
 
 __all__ = [
     "Activations",
@@ -27,4 +28,5 @@ __all__ = [
     "posterior_symmetry",
     "prove",
     "random_transpositions",
+    "unit_blocks",
 ]

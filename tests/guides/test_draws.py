@@ -1,0 +1,114 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Guides with the moments of draws, against numpy's moments of the same draws."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+
+import pyro_groupprior as pgp
+from pyro_groupprior.guides import SiteGuide
+
+X, Y = torch.randn(9, 3), torch.randn(9, 1)
+GUIDES: list[tuple[type[SiteGuide], dict[str, Any]]] = [
+    (pgp.AutoMeanField, {}),
+    (pgp.AutoLowRank, {"rank": 3}),
+    (pgp.AutoBlockNormal, {}),
+    (pgp.AutoFullRank, {}),
+]
+
+
+def _model() -> pgp.BayesianModule:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 1))
+    return pgp.BayesianModule(net, pgp.likelihoods.Normal(), grouping="layer")
+
+
+def _draws(count: int = 4000) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(count, 3, generator=generator)
+    loadings = torch.randn(3, 16, generator=generator)
+    own = torch.randn(count, 16, generator=generator)
+    return {
+        "weights": 1.0 + shared @ loadings + 0.5 * own,
+        "weights_loc": torch.randn(count, 2, generator=generator) - 3,
+        "weights_scale": (0.3 * torch.randn(count, 2, generator=generator)).exp(),
+        "noise": (0.1 * torch.randn(count, generator=generator) - 1).exp(),
+    }
+
+
+@pytest.mark.parametrize(("kind", "options"), GUIDES)
+def test_marginal_moments_are_those_of_the_draws(
+    kind: type[SiteGuide], options: dict[str, Any]
+) -> None:
+    guide, draws = kind(_model(), **options), _draws()
+    guide.fit_draws(draws, X, Y)
+    mean, sd = guide.moments("weights")
+    weights = draws["weights"].numpy()
+    np.testing.assert_allclose(mean, weights.mean(0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(sd, weights.std(0, ddof=1), rtol=2e-3)
+    log = draws["weights_scale"].log().numpy()
+    again = guide.draws(50_000)["weights_scale"].log().numpy()
+    np.testing.assert_allclose(again.mean(0), log.mean(0), atol=0.01)
+    np.testing.assert_allclose(again.std(0), log.std(0), rtol=0.02)
+
+
+@pytest.mark.parametrize(("kind", "options"), GUIDES[1:])
+def test_covariance(kind: type[SiteGuide], options: dict[str, Any]) -> None:
+    guide, draws = kind(_model(), **options), _draws()
+    guide.fit_draws(draws, X, Y)
+    again = guide.draws(100_000)["weights"].numpy()
+    expected = np.corrcoef(draws["weights"].numpy().T)
+    if kind is pgp.AutoBlockNormal:
+        row = _model().partition("row").index
+        expected = np.where((row[:, None] == row).numpy(), expected, 0.0)
+    if kind is pgp.AutoLowRank:
+        # Rank 3 is what they are made of; principal directions overstate them a little.
+        np.testing.assert_allclose(np.corrcoef(again.T), expected, atol=0.08)
+    else:
+        np.testing.assert_allclose(np.corrcoef(again.T), expected, atol=0.03)
+
+
+def test_few_draws_are_shrunk_as_by_scikit_learn() -> None:
+    draws = {name: value[:10] for name, value in _draws().items()}
+    guide = pgp.AutoFullRank(_model())
+    guide.fit_draws(draws, X, Y)
+    weights = draws["weights"].double().numpy()
+    standard = (weights - weights.mean(0)) / weights.std(0, ddof=1)
+    expected = LedoitWolf(assume_centered=True).fit(standard).covariance_
+    found = guide.factor(guide.site("weights")).covariance_matrix.detach().numpy()
+    sd = weights.std(0, ddof=1)
+    np.testing.assert_allclose(found / sd / sd[:, None], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_numbers() -> None:
+    counts = {}
+    for kind, options in GUIDES:
+        guide = kind(_model(), **options)
+        guide.fit_draws(_draws(5), X, Y)
+        counts[kind.__name__] = guide.num_numbers - 2 * (2 + 2 + 1)  # without the other sites
+    assert counts == {
+        "AutoMeanField": 32,
+        "AutoLowRank": 32 + 3 * 16,
+        "AutoBlockNormal": 16 + 4 * 4 * 5 // 2,
+        "AutoFullRank": 16 + 16 * 17 // 2,
+    }
+
+
+def test_bad_input() -> None:
+    guide, draws = pgp.AutoMeanField(_model()), _draws(5)
+    guide.setup(X, Y)
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    for wrong, message in (
+        ({"noise": draws["noise"]}, "draws: 'weights_loc' is missing"),
+        ({**draws, "weights": draws["weights"][:1]}, "expected two or more of shape"),
+        ({**draws, "weights": draws["weights"][:, 1:]}, "expected two or more of shape"),
+        ({**draws, "noise": -draws["noise"]}, "expected finite numbers within the support"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            guide.fit_draws(wrong)
+    assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
