@@ -5,7 +5,7 @@
 
 from .activations import Activations
 from .alignment import Alignment, align
-from .posterior import align_draws, permute_draws, posterior_symmetry
+from .posterior import align_draws, in_frame, permute_draws, posterior_symmetry
 from .proof import prove
 from .spec import Permutation, Product, Sum, Symmetry, Whole
 from .tracing import find_symmetry
@@ -23,6 +23,7 @@ __all__ = [
     "align",
     "align_draws",
     "find_symmetry",
+    "in_frame",
     "num_transpositions",
     "permute_draws",
     "posterior_symmetry",

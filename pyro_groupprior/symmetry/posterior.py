@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..comparison import WeightMoments, weight_moments
 from ..nn import BayesianModule
 from .alignment import Alignment, align
 from .prior import GroupPrior, unsigned
@@ -115,6 +116,39 @@ def permute_draws(
             for name in hyper:
                 moved[name][s] = draws[name][s][source.to(draws[name].device)]
     return moved
+
+
+@torch.no_grad()
+def in_frame(
+    model: BayesianModule,
+    posterior: Any,
+    symmetry: Symmetry,
+    template: Tensor,
+    **options: Any,
+) -> WeightMoments:
+    """
+    The moments of a posterior's weights after its units have been rearranged to be as like a
+    template's as possible: all draws one by one, or a guide's means, and its standard deviations
+    along with them.
+
+    :param BayesianModule model: the net.
+    :param posterior: as in :func:`~pyro_groupprior.comparison.weight_moments`.
+    :param Symmetry symmetry: of the net.
+    :param Tensor template: packed weights, such as the mean of aligned draws, shape ``[W]``.
+    :param options: of :func:`align`.
+    """
+    if isinstance(posterior, Mapping):
+        draws, _ = align_draws(model, posterior, symmetry, template=template, **options)
+        return weight_moments(model, draws)
+    moments = weight_moments(model, posterior)
+    means = model.layout.unpack(moments.mean[None], aliases=True)
+    like = model.layout.unpack(template, aliases=True)
+    permutation = align(means, symmetry, template=like, **options).permutation[0]
+    mean, sd = (
+        symmetry.apply(model.layout.unpack(value, aliases=True), permutation)
+        for value in (moments.mean, moments.sd)
+    )
+    return WeightMoments(model.layout.pack(mean), model.layout.pack(sd).abs())
 
 
 def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:

@@ -11,9 +11,11 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import pyro_groupprior as pgp
+from pyro_groupprior.comparison import WeightMoments
 from pyro_groupprior.symmetry import (
     Alignment,
     align_draws,
+    in_frame,
     permute_draws,
     posterior_symmetry,
 )
@@ -133,6 +135,30 @@ def test_draws_of_one_net_are_aligned() -> None:
     assert len(alignment.similarity) == 6
     back, _ = align_draws(model, mixed, symmetry, template=draws["weights"][0], restarts=3)
     torch.testing.assert_close(back["weights"], draws["weights"])
+
+
+def test_a_guide_is_brought_into_the_frame_of_another() -> None:
+    model = _model(loc=0.0)
+    symmetry = posterior_symmetry(model, X)
+    mean, sd = torch.randn(57), torch.rand(57) + 0.1
+    both = {"weights": torch.stack([mean, sd])}
+    planted = _planted(symmetry, 1)
+    twice = Alignment(
+        Permutation(
+            {a: order.expand(2, -1) for a, order in planted.permutation.permutations.items()},
+            {n: sign.expand(2, -1) for n, sign in planted.permutation.signs.items()},
+        ),
+        torch.zeros(2),
+    )
+    moved = permute_draws(model, both, symmetry, twice)["weights"]
+    moments = WeightMoments(moved[0], moved[1].abs())
+    found = in_frame(model, moments, symmetry, mean, restarts=3)
+    torch.testing.assert_close(found.mean, mean)
+    torch.testing.assert_close(found.sd, sd)
+    draws = permute_draws(model, {"weights": mean.expand(5, -1)}, symmetry, _planted(symmetry, 5))
+    found = in_frame(model, draws, symmetry, mean, restarts=3)
+    torch.testing.assert_close(found.mean, mean)
+    torch.testing.assert_close(found.sd, torch.zeros(57))
 
 
 def test_point_parameters_stay() -> None:
