@@ -6,9 +6,11 @@
 from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
 from .gibbs import GibbsGroups
 from .hmc import ChainWarning, HMCResult, run_hmc
+from .kernels import MCMCResult, run_mcmc
 from .result import GibbsResult
 from .run import run_gibbs
 from .sgmcmc import SGMCMCResult, TemperatureWarning, run_sgmcmc
+from .stored import StoredDraws
 
 __all__ = [
     "ChainWarning",
@@ -16,11 +18,14 @@ __all__ = [
     "GibbsGroups",
     "GibbsResult",
     "HMCResult",
+    "MCMCResult",
     "SGMCMCResult",
+    "StoredDraws",
     "TemperatureWarning",
     "enumerate_assignments",
     "linear_log_evidence",
     "run_gibbs",
     "run_hmc",
+    "run_mcmc",
     "run_sgmcmc",
 ]
