@@ -18,7 +18,15 @@ from .clustering import (
 from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
 from .elbo import MeanFieldELBO
 from .fitting import fit
-from .guides import AutoBlockNormal, AutoFullRank, AutoLowRank, AutoMeanField, init_to_weights
+from .guides import (
+    AutoBlockNormal,
+    AutoFullRank,
+    AutoLowRank,
+    AutoMeanField,
+    init_to_weights,
+    load_guide,
+    save_guide,
+)
 from .handlers import KLWeightMessenger, RegroupMessenger, regroup
 from .hyperpriors import Floored, Learned
 from .layout import Layout
@@ -95,6 +103,7 @@ __all__ = [
     "init_to_weights",
     "likelihoods",
     "load_draws",
+    "load_guide",
     "lock_in_test",
     "match_groups",
     "mcmc",
@@ -102,5 +111,6 @@ __all__ = [
     "predict",
     "regroup",
     "save_draws",
+    "save_guide",
     "weight_posteriors",
 ]

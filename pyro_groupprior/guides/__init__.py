@@ -5,6 +5,7 @@
 
 from .base import ParameterMove, SiteGuide
 from .block import AutoBlockNormal
+from .files import load_guide, save_guide
 from .full_rank import AutoFullRank
 from .initialization import init_to_weights
 from .low_rank import AutoLowRank
@@ -24,8 +25,10 @@ __all__ = [
     "ParameterMove",
     "SiteGuide",
     "init_to_weights",
+    "load_guide",
     "posterior_draws",
     "posterior_medians",
     "posterior_moments",
     "posterior_quantiles",
+    "save_guide",
 ]
