@@ -5,16 +5,18 @@
 
 from .activations import Activations
 from .alignment import Alignment, align
+from .nulls import Null, matching_null, transpositions_along
 from .posterior import align_draws, in_frame, permute_draws, posterior_symmetry
 from .proof import prove
 from .spec import Permutation, Product, Sum, Symmetry, Whole
 from .tracing import find_symmetry
-from .transpositions import num_transpositions, random_transpositions
+from .transpositions import num_transpositions, random_transpositions, transpositions_between
 from .units import unit_blocks
 
 __all__ = [
     "Activations",
     "Alignment",
+    "Null",
     "Permutation",
     "Product",
     "Sum",
@@ -24,10 +26,13 @@ __all__ = [
     "align_draws",
     "find_symmetry",
     "in_frame",
+    "matching_null",
     "num_transpositions",
     "permute_draws",
     "posterior_symmetry",
     "prove",
     "random_transpositions",
+    "transpositions_along",
+    "transpositions_between",
     "unit_blocks",
 ]

@@ -78,15 +78,19 @@ class Matcher:
         sample: Sequence[Block],
         restarts: int = 0,
         generator: torch.Generator | None = None,
+        anchor: bool = True,
     ) -> Match:
         """
         Rearrange one sample.
 
         :param sample: its blocks, in the order of the reference's.
         :param int restarts: further starts from random arrangements; the best end is taken.
+        :param bool anchor: whether axes are first taken in the order in which they can be told
+            apart; else it is the descent as published, from where the units are.
         """
         start = _State(self.symmetry, sample, self.symmetry.identity())
-        best = self._climb(start, self._anchor(start), generator)
+        stale = self._anchor(start) if anchor else set(self.symmetry.axes)
+        best = self._climb(start, stale, generator)
         for _ in range(restarts):
             start = _State(self.symmetry, sample, self.symmetry.random(generator))
             found = self._climb(start, set(self.symmetry.axes), generator)

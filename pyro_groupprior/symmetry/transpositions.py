@@ -57,3 +57,24 @@ def random_transpositions(size: int) -> tuple[float, float]:
         raise ValueError(f"size: expected a positive number, got {size}")
     means = 1.0 / torch.arange(1, size + 1, dtype=torch.double)
     return size - float(means.sum()), float((means - means.square()).sum().sqrt())
+
+
+def transpositions_between(first: Tensor, second: Tensor) -> Tensor:
+    """
+    The least number of swaps that lead from one arrangement of units to another.
+
+    Example::
+
+        >>> from pyro_groupprior.symmetry import transpositions_between
+        >>> int(transpositions_between(torch.tensor([2, 0, 1]), torch.tensor([2, 1, 0])))
+        1
+
+    :param Tensor first: permutations of the same units, shape ``[..., n]``, such as
+        ``alignment.permutation.permutations["0"]`` has them.
+    :param Tensor second: likewise.
+    :return: shape ``[...]``.
+    :raises ValueError: if one is no permutation.
+    """
+    first, second = torch.broadcast_tensors(first.long(), second.long())
+    num_transpositions(first)  # checked
+    return num_transpositions(first.argsort(-1).gather(-1, second))
