@@ -22,7 +22,7 @@ from .spec import Permutation, Symmetry
 Tensors: TypeAlias = "Mapping[str, Tensor]"
 
 _MOST_FOR_TEMPLATE = 200  # samples that a mean is made of while it is sought
-_SWEEPS = 20
+_SWEEPS, _LEAST = 20, 1e-3  # at most; less of the spread is not worth another
 _CHUNK = 25  # samples that a process takes at a time
 
 
@@ -235,19 +235,19 @@ def _climb(
     reference: tuple[list[Block], ...],
     make: Callable[[Sequence[list[Block]]], tuple[list[Block], ...]],
 ) -> tuple[list[Block], ...]:
-    """Match and take moments in turn, until nothing changes places any more."""
-    before: list[Match] = []
+    """Match and take moments in turn, as long as that brings samples nearer to each other."""
+    before = math.inf
     for _ in range(_SWEEPS):
-        matches = run.match(parallel, numbers, *reference)
-        if before and all(map(_same, matches, before)):
+        moments = run.moments(numbers, run.match(parallel, numbers, *reference))
+        reference = make(moments)
+        spread = sum(
+            float((squares.value - mean.value.square()).sum())
+            for mean, squares in zip(*moments, strict=True)
+        )
+        if spread > (1 - _LEAST) * before:
             break
-        reference, before = make(run.moments(numbers, matches)), matches
+        before = spread
     return reference
-
-
-def _same(first: Match, second: Match) -> bool:
-    one, other = first.permutation, second.permutation
-    return all(torch.equal(one.permutations[a], other.permutations[a]) for a in one.permutations)
 
 
 def _check(samples: Tensors, symmetry: Symmetry, template: str | Tensors, by: object) -> int:

@@ -16,6 +16,7 @@ from .blocks import Block
 from .spec import Permutation, Symmetry, Whole
 
 _SWEEPS = 100  # through all axes; a few do as a rule
+_MOST_NESTED = 64  # units that are compared by what is in them: as many squared assignments
 _GAIN = 1e-6  # relative; less is the noise of sums in single precision
 
 
@@ -131,6 +132,14 @@ class Matcher:
             # Values by which a unit of each axis can be told from others.
             told = {axis: self._anchors(axis, unknown) for axis in unknown}
             axis = max(unknown, key=lambda name: sum(told[name].values()))
+            if not told[axis]:
+                nested = self._assign_nested(state, unknown)
+                if nested is not None:
+                    axis, order = nested
+                    state.move(axis, order, {})
+                    stale.add(axis)
+                    del unknown[axis]
+                    continue
             step = self._assign(axis, state, told[axis])
             if step is not None:
                 state.move(axis, *step)
@@ -172,16 +181,58 @@ class Matcher:
         total = sum((gain.abs() for gain in signed.values()), start=torch.zeros(()))
         if unsigned is not None:
             total = total + unsigned
-        if axis in self.symmetry.kinds:
-            kinds = self.symmetry.kinds[axis]
-            total = total.masked_fill((kinds[:, None] != kinds).to(total.device), -torch.inf)
-        _, order = linear_sum_assignment(total.cpu().numpy(), maximize=True)
-        place = torch.as_tensor(order)
+        place = self._order(axis, total)
         flips = {
             name: torch.where(gain.cpu().gather(1, place[:, None])[:, 0] < 0, -1, 1)
             for name, gain in signed.items()
         }
         return place, flips
+
+    def _assign_nested(
+        self, state: _State, unknown: Mapping[str, None]
+    ) -> tuple[str, Tensor] | None:
+        """
+        The best order of an axis whose units are made of those of another that is unknown too,
+        such as attention heads: each is compared with each by the best order of what is in them.
+        """
+        gains: dict[tuple[str, str], Tensor] = {}
+        for number, block in enumerate(self.linear):
+            free = [whole.axis for whole in block.wholes if whole.axis in unknown]
+            if len(free) != 2 or free[0] == free[1]:
+                continue
+            outer, inner = sorted(filter(None, free), key=self.symmetry.axes.__getitem__)
+            if self.symmetry.axes[outer] > _MOST_NESTED:
+                continue
+            dims = (block.dims(outer)[0], block.dims(inner)[0])
+            pairs = [(block.value, state.values[number])]
+            if self.quadratic is not None:
+                pairs.append((self.quadratic[number].value, state.values[number].square()))
+            for reference, sample in pairs:
+                count = reference.shape[dims[0]] * reference.shape[dims[1]]
+                rows, columns = (
+                    value.movedim(dims, (0, 1)).reshape(count, -1) for value in (reference, sample)
+                )
+                gain = rows @ columns.T
+                gains[outer, inner] = gains.get((outer, inner), torch.zeros(())) + gain
+        if not gains:
+            return None
+        (outer, inner), gain = next(iter(gains.items()))
+        sizes = [self.symmetry.axes[axis] for axis in (outer, inner)]
+        each = gain.reshape(*sizes, *sizes).movedim(2, 1).cpu().numpy()  # outer pair, inner pair
+        best = torch.tensor(
+            [
+                [part[linear_sum_assignment(part, maximize=True)].sum() for part in row]
+                for row in each
+            ]
+        )
+        return outer, self._order(outer, best)
+
+    def _order(self, axis: str, gain: Tensor) -> Tensor:
+        """The permutation of an axis with the greatest gain, within kinds."""
+        if axis in self.symmetry.kinds:
+            kinds = self.symmetry.kinds[axis]
+            gain = gain.masked_fill((kinds[:, None] != kinds).to(gain.device), -torch.inf)
+        return torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1])
 
     def _similarity(self, state: _State) -> float:
         total = sum(
