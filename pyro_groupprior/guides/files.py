@@ -80,12 +80,18 @@ def load_guide(path: str | Path, guide: SiteGuide, *args: Any, **kwargs: Any) ->
 
 def _below(matrices: Tensor) -> Tensor:
     """What is below the diagonals, ``[..., n (n - 1) / 2]``."""
-    rows, columns = torch.tril_indices(*matrices.shape[-2:], offset=-1)
+    rows, columns = _places(matrices)
     return matrices[..., rows, columns]
 
 
 def _square(below: Tensor, like: Tensor) -> Tensor:
-    rows, columns = torch.tril_indices(*like.shape[-2:], offset=-1)
+    rows, columns = _places(like)
     whole = torch.zeros_like(like)
     whole[..., rows, columns] = below.to(like)
     return whole
+
+
+def _places(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    size = matrices.shape[-1]
+    rows, columns = torch.tril_indices(size, size, offset=-1, device=matrices.device)
+    return rows, columns
