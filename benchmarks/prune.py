@@ -1,0 +1,197 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How few weights will do, by which rule, and by whose uncertainties?
+
+A ReLU net with 64 hidden units on digits, three splits. "hmc": the samples of one chain of HMC,
+aligned, as a normal distribution with a covariance for each unit, of whose draws weights are set to
+zero; "vi": a mean-field posterior by SVI; "ensemble": ten nets, aligned with the first, whose means
+and standard deviations stand for a posterior's, and of whose members weights are set to zero;
+"net": a plain net, with its own magnitudes, or with HMC's standard deviations, brought into its
+frame ("right frame") or not ("wrong frame"). No fine-tuning. Shares are of weights that stay.
+"""
+
+import argparse
+import functools
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import pyro_groupprior as pgp
+from benchmarks import datasets, timing
+from benchmarks.cells import Cells
+from benchmarks.nets import relu_net
+from pyro_groupprior import mcmc, metrics
+from pyro_groupprior.comparison import WeightMoments, weight_moments
+from pyro_groupprior.pruning import keep_mask, prune_draws, weight_scores
+from pyro_groupprior.symmetry import (
+    Symmetry,
+    align_draws,
+    in_frame,
+    posterior_symmetry,
+    unit_blocks,
+)
+
+SEEDS, HIDDEN, DRAWS, MEMBERS, EPOCHS = 3, 64, 300, 10, 300
+SAMPLES, WARMUP, STEPS = 400, 200, 80
+SHARES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+BAYES = ("snr", "magnitude", "sd", "kl", "random")
+METHODS: dict[str, tuple[str, ...]] = {
+    "hmc": BAYES,
+    "vi": BAYES,
+    "ensemble": ("snr", "magnitude", "sd", "random"),
+    "net": ("magnitude", "snr right frame", "snr wrong frame", "sd right frame", "sd wrong frame"),
+}
+
+
+def trained(split: datasets.Split, seed: int) -> nn.Module:
+    """Train a plain net by Adam with weight decay."""
+    torch.manual_seed(seed)
+    net = relu_net(split.x.shape[1], (HIDDEN,), 10)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=1e-2)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(split.y)).split(256):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(split.x[rows]), split.y[rows]).backward()
+            optimizer.step()
+    return net
+
+
+class Study:
+    """All posteriors of one split."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.split = split = datasets.classification("digits", seed)
+        torch.manual_seed(seed)
+        net = relu_net(split.x.shape[1], (HIDDEN,), 10)
+        likelihood = pgp.likelihoods.Categorical()
+        self.model = pgp.BayesianModule(net, likelihood, num_data=len(split.y), grouping="layer")
+        self.symmetry: Symmetry = posterior_symmetry(self.model, split.x[:2])
+
+    @functools.cached_property
+    def hmc(self) -> dict[str, Tensor]:
+        """Aligned samples of a chain."""
+        result = mcmc.run_hmc(
+            self.model, self.split.x, self.split.y, num_chains=1, num_samples=SAMPLES,
+            warmup_steps=WARMUP, num_steps=STEPS, seed=self.seed, progress=False,
+        )  # fmt: skip
+        return align_draws(self.model, result.get_samples(), self.symmetry)[0]
+
+    @functools.cached_property
+    def vi(self) -> pgp.AutoMeanField:
+        """A mean-field posterior."""
+        guide = pgp.fit(
+            self.model, self.split.x, self.split.y, method="svi", seed=self.seed, progress=False
+        )
+        assert isinstance(guide, pgp.AutoMeanField)
+        return guide
+
+    @functools.cached_property
+    def ensemble(self) -> dict[str, Tensor]:
+        """Weights of plain nets, aligned with the first's."""
+        nets = [trained(self.split, 100 * self.seed + number) for number in range(MEMBERS)]
+        weights = [self.model.layout.pack(dict(net.named_parameters())) for net in nets]
+        draws = {"weights": torch.stack(weights).detach()}
+        return align_draws(self.model, draws, self.symmetry, template="first")[0]
+
+    def run(self, method: str, rule: str) -> dict[str, Any]:
+        """Score all shares."""
+        make: dict[str, Callable[[str], tuple[Tensor, dict[str, Tensor]]]] = {
+            "hmc": self._hmc, "vi": self._vi, "ensemble": self._ensemble, "net": self._net,
+        }  # fmt: skip
+        torch.manual_seed(self.seed)
+        scores, draws = make[method](rule)
+        found = {}
+        for share in SHARES:
+            pruned = prune_draws(self.model, draws, keep_mask(scores, share))
+            prediction = pgp.predict(self.model, pruned, self.split.new_x)
+            found[f"acc_{share:g}"] = metrics.accuracy(prediction, self.split.new_y)
+            found[f"nll_{share:g}"] = metrics.nll(prediction, self.split.new_y)
+        return found
+
+    def _hmc(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+        guide = pgp.AutoBlockNormal(
+            self.model, blocks=unit_blocks(self.symmetry, self.model.layout)
+        )
+        guide.fit_draws(self.hmc, self.split.x, self.split.y)
+        return weight_scores(self.model, guide, rule), guide.draws(DRAWS)
+
+    def _vi(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+        return weight_scores(self.model, self.vi, rule), self.vi.draws(DRAWS)
+
+    def _ensemble(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+        return weight_scores(self.model, self.ensemble, rule), self.ensemble
+
+    def _net(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = self.ensemble["weights"][0]
+        draws = {"weights": weights[None]}
+        if rule == "magnitude":
+            return weights.abs(), draws
+        moments = weight_moments(self.model, self.hmc)
+        kind, frame, _ = rule.split()
+        if frame == "right":
+            moments = in_frame(self.model, moments, self.symmetry, weights)
+        return weight_scores(self.model, WeightMoments(weights, moments.sd), kind), draws
+
+
+def run(study: Callable[[], Study], method: str, rule: str) -> dict[str, Any]:
+    """Run one cell; posteriors are made when they are first asked for."""
+    return study().run(method, rule)
+
+
+def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Print accuracy and NLL by share."""
+    figures: dict[str, float] = {}
+    for what in ("acc", "nll"):
+        rows = []
+        for method, rules in METHODS.items():
+            for rule in rules:
+                name = f"{method}_{rule}".replace(" ", "_")
+                keys = [f"{name} {seed}" for seed in range(SEEDS)]
+                runs = [cells[key] for key in keys if key in cells]
+                if runs:
+                    means = [statistics.fmean(r[f"{what}_{s:g}"] for r in runs) for s in SHARES]
+                    rows.append([method, rule, str(len(runs)), *(f"{m:.3f}" for m in means)])
+                    figures |= {
+                        f"{what}_{name}_{s:g}": m for s, m in zip(SHARES, means, strict=True)
+                    }
+        if rows:
+            header = ["posterior", "rule", "splits", *(f"{share:g}" for share in SHARES)]
+            timing.print_table({"acc": "accuracy", "nll": "NLL"}[what], header, rows)
+    for one, other, name in (
+        ("net_snr_right_frame", "net_snr_wrong_frame", "right_frame_gain"),
+        ("hmc_snr", "hmc_sd", "snr_over_sd_gain"),
+    ):
+        pairs = [(f"acc_{one}_{s:g}", f"acc_{other}_{s:g}") for s in SHARES if s < 1]
+        if all(a in figures and b in figures for a, b in pairs):
+            figures[name] = statistics.fmean(figures[a] - figures[b] for a, b in pairs)
+    return figures
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="end within two minutes")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    cells = Cells("prune", {"": [HIDDEN, DRAWS, MEMBERS, EPOCHS, SAMPLES, WARMUP, STEPS]})
+    if args.quick:
+        found = Study(0).run("ensemble", "snr")
+        print("run now: ensemble snr 0", {k: round(v, 3) for k, v in found.items()})
+    else:
+        for seed in range(SEEDS):
+            study = functools.cache(functools.partial(Study, seed))
+            for method, rules in METHODS.items():
+                for rule in rules:
+                    name = f"{method}_{rule}".replace(" ", "_")
+                    cells.get(f"{name} {seed}", functools.partial(run, study, method, rule))
+    print(f"\nall cells, by commit {cells.commits}")
+    timing.print_json(summary(cells.cells))
+
+
+if __name__ == "__main__":
+    main()
