@@ -7,5 +7,16 @@ from .axes import COLOURS
 from .groups import plot_group_priors
 from .predictions import plot_predictions, plot_reliability
 from .training import plot_history
+from .weights import plot_comparison, plot_pruning, plot_transpositions, plot_weight_moments
 
-__all__ = ["COLOURS", "plot_group_priors", "plot_history", "plot_predictions", "plot_reliability"]
+__all__ = [
+    "COLOURS",
+    "plot_comparison",
+    "plot_group_priors",
+    "plot_history",
+    "plot_predictions",
+    "plot_pruning",
+    "plot_reliability",
+    "plot_transpositions",
+    "plot_weight_moments",
+]
