@@ -19,7 +19,8 @@ from .guides import posterior_draws
 from .hyperpriors import Learned
 from .layout import Entry
 from .nn import BayesianModule
-from .predictive import Prediction, _weights, predict
+from .packed import packed_weights
+from .predictive import Prediction, predict
 
 _UNIT_SECOND = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
@@ -129,7 +130,7 @@ def fixed_group_parameters(model: BayesianModule) -> dict[str, Tensor]:
 
 def _posterior(model: BayesianModule, draws: Mapping[str, Tensor], num_chains: int) -> xr.Dataset:
     variables = {}
-    named = model.layout.unpack(_weights(model, draws))
+    named = model.layout.unpack(packed_weights(model, draws))
     taken: dict[str, int] = {}
     for entry in model.layout:
         dims = _dims(model, entry, taken)

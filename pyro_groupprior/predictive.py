@@ -11,17 +11,16 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions import TorchDistribution, constraints
+from pyro.distributions import TorchDistribution
 from pyro.infer.autoguide import AutoGuide
 from torch import Tensor
 
 from .batch import check_batch, device_of, move_batch
-from .families import weight_loc_scale
 from .guides import posterior_draws
-from .hyperpriors import Learned, sample_hyper
 from .likelihoods import Categorical, beside
 from .memory import chunk_sizes, in_chunks
 from .nn import BayesianModule, evaluation_mode, map_draws
+from .packed import packed_weights, weight_site_names, weight_sites
 
 # torch.quantile refuses more elements than that: one row after the other then.
 MOST_AT_ONCE = 2**24
@@ -171,14 +170,14 @@ def predict(
     device = device_of(model)
     assert device is not None
     inputs = move_batch(inputs, device)
-    given = _weight_sites(model, posterior) if isinstance(posterior, Mapping) else None
+    given = weight_sites(model, posterior) if isinstance(posterior, Mapping) else None
     with evaluation_mode(model):
         if given is None:
             args = (inputs, *_missing(model, posterior, inputs))
             first = model.initial_weights()
         else:
             num_draws = len(next(iter(given.values())))
-            first = _weights(model, _rows(given, 0, 1, device))[0]
+            first = packed_weights(model, _rows(given, 0, 1, device))[0]
         copies = COPIES if given is None or model.site not in given else 1
         held, at_once = chunk_sizes(model, first, inputs, max_memory, copies)
 
@@ -187,8 +186,10 @@ def predict(
                 draws = posterior_draws(posterior, stop - start, *args)
             else:
                 draws = _rows(given, start, stop, device)
-            weights = _weights(model, draws)
-            others = {name: value for name, value in draws.items() if name not in _sites(model)}
+            weights = packed_weights(model, draws)
+            others = {
+                name: value for name, value in draws.items() if name not in weight_site_names(model)
+            }
             return map_draws(lambda draw: model.call_net(draw, inputs), weights, at_once), others
 
         outputs, draws = in_chunks(work, num_draws, held)
@@ -208,68 +209,10 @@ def _missing(model: BayesianModule, guide: Any, inputs: Any) -> tuple[Tensor, ..
     return ()
 
 
-def _sites(model: BayesianModule) -> list[str]:
-    return [model.site + ending for ending in ("", "_decentered", "_loc", "_scale")]
-
-
-def _weight_sites(model: BayesianModule, draws: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Views of what the weights are made of, with one dimension for the draws."""
-    weights, noise, *hyper = _sites(model)
-    num_weights = model.layout.num_weights
-    if weights in draws:
-        return {weights: _flat(draws, weights, num_weights)}
-    if noise not in draws:
-        raise ValueError(f"posterior: expected draws of {weights!r}, got those of {sorted(draws)}")
-    groups = model.assignment.num_groups
-    found = {name: _flat(draws, name, groups) for name in hyper if name in draws}
-    return {noise: _flat(draws, noise, num_weights), **found}
-
-
 def _rows(
     draws: Mapping[str, Tensor], start: int, stop: int, device: torch.device
 ) -> dict[str, Tensor]:
     return {name: value[start:stop].to(device) for name, value in draws.items()}
-
-
-def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
-    flat = _weight_sites(model, draws)
-    return flat[model.site] if model.site in flat else _recentred(model, draws)
-
-
-def _flat(draws: Mapping[str, Tensor], site: str, size: int) -> Tensor:
-    """
-    Draws of a site with one dimension, shape ``[S, size]``; Pyro's vectorised Predictive leaves
-    dimensions of size 1 in between, and several chains are one after the other.
-    """
-    value = draws[site]
-    if not value.dim() or value.shape[-1] != size:
-        raise ValueError(
-            f"posterior: expected draws of shape [..., {size}] of {site!r}, "
-            f"got {tuple(value.shape)}"
-        )
-    return value.reshape(-1, size)
-
-
-def _recentred(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:
-    """Weights from standardised ones and their groups' parameters."""
-    noise = _flat(draws, f"{model.site}_decentered", model.layout.num_weights)
-    hyper = []
-    for name, prior in (("loc", model.prior_loc), ("scale", model.prior_scale)):
-        site = f"{model.site}_{name}"
-        groups = model.assignment.num_groups
-        if site in draws:
-            hyper.append(_flat(draws, site, groups))
-        elif isinstance(prior, (int, float, Tensor, Learned)):
-            with pyro.poutine.block():
-                support = constraints.positive if name == "scale" else constraints.real
-                hyper.append(sample_hyper(site, prior, None, groups, noise, support))
-        else:
-            raise ValueError(f"posterior: expected draws of {site!r}, got those of {sorted(draws)}")
-    unit_variance = model.family.unit_variance if model.assignment.is_soft else 1.0
-    loc, scale = weight_loc_scale(
-        model.assignment, hyper[0], hyper[1], model.base_scale, unit_variance
-    )
-    return loc + scale * noise
 
 
 def _latents(

@@ -122,6 +122,8 @@ def signals_of(groups: dict[str, GroupSite], guide: Any, *args: Any, **kwargs: A
     for name, site in groups.items():
         if site.centered:
             mean, sd = posterior_moments(guide, name, *args, **kwargs)
+            if site.mask is not None:  # what the net does not read has the prior for a posterior
+                mean, sd = mean * site.mask, sd * site.mask
             unit = torch.ones_like(mean)  # ratios within a tensor: the base scale cancels
             posterior = WeightPosterior(mean, sd, unit, site.assignment, site.layout)
             signals += weight_signals(posterior, name)

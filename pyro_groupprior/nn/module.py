@@ -131,6 +131,9 @@ class BayesianModule(PyroModule):
         self.prior_loc, self.prior_scale = loc, scale
         self.family, self.centered = as_family(family), centered
         self.register_buffer("base_scale", scales.to(device))
+        #: Which weights the net reads, booleans ``[W]``, zeros for the rest; None for all.
+        self.mask: Tensor | None
+        self.register_buffer("mask", None)
 
     @property
     def assignment(self) -> Assignment:
@@ -180,7 +183,10 @@ class BayesianModule(PyroModule):
         :param inputs: a tensor; a tuple or list is passed as several arguments, a mapping by
             keyword.
         """
-        return self._call(self.layout.unpack(weights, aliases=True), inputs)
+        return self._call(self.layout.unpack(self._read(weights), aliases=True), inputs)
+
+    def _read(self, weights: Tensor) -> Tensor:
+        return weights if self.mask is None else torch.where(self.mask, weights, 0.0)
 
     def _call(self, tensors: dict[str, Tensor], inputs: Any) -> Any:
         args, kwargs = _arguments(inputs)
@@ -205,11 +211,11 @@ class BayesianModule(PyroModule):
                     "local_reparam: it cannot be vectorised over particles; use "
                     "vectorize_particles=False"
                 )
-            loc, scale = posterior.moments
+            loc, scale = map(self._read, posterior.moments)
             modules = local_modules(self._parts[0], self.layout)
             num_rows = _num_rows(inputs if y is None else y)
             with LocalNoise(modules, self.layout, loc, scale, num_rows) as noise:
-                output = self._call(noise.tensors(weights), inputs)
+                output = self._call(noise.tensors(self._read(weights)), inputs)
         elif weights.dim() == 1:
             output = self.call_net(weights, inputs)
         else:

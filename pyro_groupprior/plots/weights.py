@@ -106,20 +106,24 @@ def plot_comparison(table: pd.DataFrame, column: str = "overlap", ax: Axes | Non
     first = table.drop_duplicates("group")
     repeated = first["tensor"].duplicated(keep=False)
     labels = [
-        f"{tensor} ({group})" if again else tensor
-        for tensor, group, again in zip(first["tensor"], first["group"], repeated, strict=True)
+        f"{tensor} ({place})" if again else tensor
+        for tensor, place, again in zip(first["tensor"], first["place"], repeated, strict=True)
     ]
     ax.set_yticks([-float(row) for row in range(len(groups))], labels)
     ax.grid(axis="y", color=GREY, alpha=0.3, lw=0.5)
-    if column in ("kl", "snr", "sd_ratio") and bool((table[column] > 0).all()):
-        ax.set_xscale("log")
+    values = table[column][np.isfinite(table[column])]
+    if column in ("kl", "snr", "sd_ratio") and bool((values > 0).any()):
+        ax.set_xscale("log", nonpositive="mask")  # the reference's own distance from itself is 0
     ax.set_xlabel(LABELS[column])
     ax.legend()
     return ax
 
 
 def plot_transpositions(
-    counts: Mapping[str, Tensor | Sequence[float]], size: int, ax: Axes | None = None
+    counts: Mapping[str, Tensor | Sequence[float]],
+    size: int,
+    ax: Axes | None = None,
+    along: str = "sample",
 ) -> Axes:
     """
     Numbers of transpositions along a chain, or over training, beside those of a random permutation
@@ -134,6 +138,7 @@ def plot_transpositions(
     :param counts: by name, each one number for every sample.
     :param int size: how many units there are.
     :param ax: axes to draw on; default: new ones.
+    :param str along: what the numbers follow, for the label, such as ``"epoch"``.
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
     """
@@ -145,7 +150,7 @@ def plot_transpositions(
     ax.axhspan(mean - sd, mean + sd, color=GREY, alpha=0.25, lw=0)
     ax.axhline(mean, color=GREY, lw=1.0, ls="--", label="random permutation")
     ax.set_ylim(bottom=-0.02 * size, top=size)
-    ax.set_xlabel("sample")
+    ax.set_xlabel(along)
     ax.set_ylabel("transpositions")
     ax.legend()
     return ax
@@ -170,7 +175,10 @@ def plot_pruning(
     :param ax: axes to draw on; default: new ones.
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
+    :raises ValueError: if there are no curves.
     """
+    if not curves:
+        raise ValueError("curves: expected at least one, got none")
     ax = make_axes(ax)
     for number, (name, (shares, scores)) in enumerate(curves.items()):
         marker, colour = "osD^v*"[number % 6], COLOURS[number % len(COLOURS)]

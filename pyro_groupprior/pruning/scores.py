@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
+from torch import distributions as dist
+from torch.distributions import kl_divergence
 
 from ..comparison import WeightMoments, weight_moments
-from ..families import weight_loc_scale
+from ..families import Normal as NormalFamily
 from ..guides import posterior_medians
 from ..nn import BayesianModule
+from ..packed import flat_draws, prior_of_weights
+
+NODES = 64  # of the quadrature
 
 Rule: TypeAlias = "Callable[[BayesianModule, Any, WeightMoments], Tensor]"
 
@@ -25,7 +31,7 @@ def _sd(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor
 
 
 def _snr(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
-    return moments.mean.abs() / moments.sd
+    return moments.snr
 
 
 def _magnitude(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
@@ -33,24 +39,48 @@ def _magnitude(model: BayesianModule, posterior: Any, moments: WeightMoments) ->
 
 
 def _kl(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
+    loc, scale = _prior(model, posterior, "kl")
+    if isinstance(model.family, NormalFamily):
+        return kl_divergence(_normal(moments), dist.Normal(loc, scale))
+    # E_q[log q - log p] by Gauss-Hermite quadrature; -E_q[log q] is the entropy.
+    prior = model.family.distribution(loc, scale)
+    cross = torch.zeros_like(moments.mean)
+    for node, weight in zip(*np.polynomial.hermite_e.hermegauss(NODES), strict=True):
+        value = prior.log_prob(moments.mean + float(node) * moments.sd)
+        cross += float(weight) / math.sqrt(2 * math.pi) * value
+    return -_normal(moments).entropy() - cross
+
+
+def _evidence(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
+    prior = model.family.distribution(*_prior(model, posterior, "evidence"))
+    zero = torch.zeros_like(moments.mean)
+    return prior.log_prob(zero) - _normal(moments).log_prob(zero)
+
+
+def _normal(moments: WeightMoments) -> dist.Normal:
+    return dist.Normal(moments.mean, moments.sd, validate_args=False)
+
+
+def _prior(model: BayesianModule, posterior: Any, rule: str) -> tuple[Tensor, Tensor]:
+    """Location and scale of every weight's prior, at the median of its group's parameters."""
     if isinstance(posterior, WeightMoments):
-        raise ValueError("posterior: rule='kl' needs a guide or draws, which know the prior too")
-    hyper = []
-    for ending, fixed in (("loc", model.prior_loc), ("scale", model.prior_scale)):
-        site = f"{model.site}_{ending}"
-        if isinstance(posterior, Mapping) and site in posterior:
-            hyper.append(posterior[site].median(0).values)
-        elif isinstance(fixed, (int, float, Tensor)):
-            groups = model.assignment.num_groups
-            hyper.append(torch.as_tensor(fixed, dtype=moments.mean.dtype).expand(groups))
-        else:
-            medians = {} if isinstance(posterior, Mapping) else posterior_medians(posterior)
-            if site not in medians:
-                raise ValueError(f"posterior: rule='kl' needs {site!r}, which it does not have")
-            hyper.append(medians[site])
-    unit = model.family.unit_variance if model.assignment.is_soft else 1.0
-    prior = weight_loc_scale(model.assignment, hyper[0], hyper[1], model.base_scale, unit)
-    return kl_divergence(Normal(moments.mean, moments.sd), Normal(*prior))
+        raise ValueError(f"posterior: rule={rule!r} needs a guide or draws, which know the prior")
+    if not isinstance(posterior, Mapping):
+        medians = posterior_medians(posterior)
+    elif f"{model.site}_assignment" in posterior:
+        raise ValueError(
+            f"posterior: rule={rule!r} needs one grouping, got draws of the assignments"
+        )
+    else:
+        groups = model.assignment.num_groups
+        medians = {
+            site: flat_draws(posterior, site, groups).median(0).values
+            for site in (f"{model.site}_loc", f"{model.site}_scale")
+            if site in posterior
+        }
+    medians = {site: value[None] for site, value in medians.items()}
+    loc, scale = prior_of_weights(model, medians, like=model.base_scale)
+    return loc.reshape(-1), scale.reshape(-1)
 
 
 def _random(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
@@ -62,6 +92,7 @@ RULES: dict[str, Rule] = {
     "magnitude": _magnitude,
     "sd": _sd,
     "kl": _kl,
+    "evidence": _evidence,
     "random": _random,
 }
 
@@ -73,6 +104,8 @@ def weight_scores(model: BayesianModule, posterior: Any, rule: str = "snr") -> T
 
     Example::
 
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.pruning import weight_scores
         >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal())
         >>> moments = WeightMoments(torch.tensor([0.1, -2.0, 1.0]), torch.tensor([1.0, 0.5, 1.0]))
         >>> weight_scores(model, moments)
@@ -90,8 +123,12 @@ def weight_scores(model: BayesianModule, posterior: Any, rule: str = "snr") -> T
         - ``"magnitude"``: ``|mean|``;
         - ``"sd"``: the least certain weights go first;
         - ``"kl"``: the divergence of the posterior from the weight's prior, at the median of its
-          group's parameters;
-        - ``"random"``: for comparison.
+          group's parameters: how much the data say about it. Where the prior's mean is far from
+          zero, so may be a weight of which they say nothing;
+        - ``"evidence"``: the log evidence that is lost where the weight is zero, by the
+          Savage-Dickey ratio ``p(0) / q(0)``, likewise (Beckers et al. 2024, "Principled pruning
+          of Bayesian neural networks through variational free energy minimization");
+        - ``"random"``: for comparison, by torch's random state.
     :return: shape ``[W]``.
     :raises ValueError: if the rule is unknown, or the posterior lacks what it needs.
     """

@@ -37,6 +37,7 @@ class GroupSite:
     :param layout: names and shapes, where the weights are a net's.
     :param partition: groups those by name, see :meth:`BayesianModule.partition`.
     :param float unit_variance: variance of a weight whose group has scale 1, by the prior's family.
+    :param mask: of a net that reads only some of the weights.
     """
 
     name: str
@@ -46,6 +47,7 @@ class GroupSite:
     layout: Layout | None
     partition: Callable[[str], Assignment] | None = None
     unit_variance: float = 1.0
+    mask: Tensor | None = None
 
     @property
     def assignment(self) -> Assignment:
@@ -145,6 +147,7 @@ def find_groups(model: Callable[..., Any], *args: Any, **kwargs: Any) -> dict[st
             nets[name].layout if name in nets else None,
             nets[name].partition if name in nets else None,
             _unit_variance(node["fn"]),
+            nets[name].mask if name in nets else None,
         )
     return sites
 

@@ -45,7 +45,7 @@ def test_comparison_has_a_row_for_each_group() -> None:
     table = compare_weights(model, {"HMC": ONE, "VI": TWO}, "HMC", by="row")
     ax = plot_comparison(table, "sd_ratio")
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == [f"0.weight ({i})" for i in range(3)] + [f"2.weight ({i})" for i in (3, 4)]
+    assert labels == [f"0.weight ({i})" for i in range(3)] + [f"2.weight ({i})" for i in (0, 1)]
     lines = {line.get_label(): line for line in ax.get_lines()}
     assert lines["VI"].get_xdata().tolist() == pytest.approx([0.2] * 5)
     assert lines["HMC"].get_ydata().tolist() == [0, -1, -2, -3, -4]

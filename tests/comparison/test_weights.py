@@ -15,11 +15,8 @@ from torch.distributions import Normal
 import pyro_groupprior as pgp
 from pyro_groupprior.comparison import (
     WeightMoments,
-    agreement,
     compare_weights,
     overlap,
-    total_variation,
-    weight_moments,
 )
 
 LOCS, SCALES = st.floats(-3, 3), st.floats(0.1, 5)
@@ -37,6 +34,42 @@ def test_overlap_is_the_area_below_both(loc: float, scale: float, other: float, 
 def test_overlap_of_the_same() -> None:
     one = Normal(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 2.0]))
     torch.testing.assert_close(overlap(one, one), torch.ones(2))
+
+
+@pytest.mark.parametrize("wider", [1e-4, 1e-3, 1e-2])
+def test_overlap_of_nearly_the_same_in_single_precision(wider: float) -> None:
+    one, two = Normal(torch.zeros(1), 1.0), Normal(torch.zeros(1), torch.tensor([1 + wider]))
+    # To first order in the difference of scales: the area where one density is above the other.
+    expected = 1 - 2 * wider * stats.norm.pdf(1)
+    assert overlap(one, two).item() == pytest.approx(expected, abs=wider**2 + 1e-7)
+    assert overlap(one, two).dtype == torch.float32
+
+
+def test_weights_that_are_known() -> None:
+    model = _model()
+    one = WeightMoments(torch.zeros(17), torch.ones(17))
+    known = WeightMoments(torch.zeros(17), (torch.arange(17) > 0).float())
+    table = compare_weights(model, {"one": one, "pruned": known}, "one", by=torch.arange(17))
+    assert table.kl[17] == float("inf")
+    assert table.overlap[17:19].tolist() == [0, 1]
+    assert table.snr[17] == 0
+    both = compare_weights(model, {"a": known, "b": known}, "a", by="all")
+    assert both.kl.tolist() == [0, 0]
+    assert both.sd_ratio.tolist() == [1, 1]
+
+
+def test_bad_input() -> None:
+    model, moments = _model(), WeightMoments(torch.zeros(17), torch.ones(17))
+    with pytest.raises(ValueError, match=r"reference: expected one of \['a'\], got 'b'"):
+        compare_weights(model, {"a": moments}, "b")
+    short = WeightMoments(torch.zeros(3), torch.ones(3))
+    with pytest.raises(ValueError, match=r"posteriors\['b'\]: posterior: expected moments \[17\]"):
+        compare_weights(model, {"a": moments, "b": short}, "a")
+    soft = pgp.Assignment(
+        torch.zeros(17, 2).long() + torch.tensor([0, 1]), responsibilities=torch.full((17, 2), 0.5)
+    )
+    with pytest.raises(ValueError, match="by: expected a hard grouping"):
+        compare_weights(model, {"a": moments}, "a", by=soft)
 
 
 def _model() -> pgp.BayesianModule:
@@ -74,39 +107,5 @@ def test_tables_are_what_numpy_says() -> None:
     assert whole.kl[1] == 0
     units = compare_weights(model, posteriors, "vi", by="row")
     assert units.weights.tolist() == [3, 3, 3, 4, 4] * 2
-
-
-def test_moments_of_guides_and_draws() -> None:
-    model = _model()
-    guide = pgp.AutoMeanField(model)
-    guide.setup(torch.zeros(3, 2), torch.zeros(3).long())
-    found = weight_moments(model, guide)
-    draws = guide.draws(20_000)
-    again = weight_moments(model, draws)
-    torch.testing.assert_close(again.mean, found.mean, atol=0.01, rtol=0)
-    torch.testing.assert_close(again.sd, found.sd, rtol=0.05, atol=0)
-    assert weight_moments(model, found) is found
-    with pytest.raises(ValueError, match=r"two or more draws \[S, 17\] of 'weights', got \(1, 17"):
-        weight_moments(model, {"weights": draws["weights"][:1]})
-    with pytest.raises(ValueError, match="got None"):
-        weight_moments(model, {})
-    with pytest.raises(ValueError, match=r"reference: expected one of \['a'\], got 'b'"):
-        compare_weights(model, {"a": found}, "b")
-
-
-def test_predictions() -> None:
-    model, x = _model(), torch.randn(50, 2)
-    draws = [{"weights": torch.randn(5, 17)} for _ in range(2)]
-    one, two = (pgp.predict(model, each, x) for each in draws)
-    first, second = one.mean.numpy(), two.mean.numpy()
-    same = (first.argmax(1) == second.argmax(1)).mean()
-    assert agreement(one, two) == pytest.approx(same)
-    assert total_variation(one, two) == pytest.approx(np.abs(first - second).sum(1).mean() / 2)
-    assert agreement(one, one) == 1
-    assert total_variation(one, one) == 0
-    with pytest.raises(ValueError, match="expected two for the same rows"):
-        agreement(one, pgp.predict(model, draws[0], x[:3]))
-    real = pgp.BayesianModule(nn.Linear(2, 1), pgp.likelihoods.Normal())
-    number = pgp.predict(real, {"weights": torch.randn(4, 3), "noise": torch.ones(4)}, x)
-    with pytest.raises(TypeError, match="expected two of class labels"):
-        total_variation(one, number)
+    assert units.tensor.tolist() == (["0.weight"] * 3 + ["2.weight"] * 2) * 2
+    assert units.place.tolist() == [0, 1, 2, 0, 1] * 2
