@@ -62,9 +62,9 @@ class Axis:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether values are the same along all of it."""
+        """Whether values are the same along all of it; those of several terms may differ."""
         if self.parts:
-            return all(part.is_uniform for part in self.parts)
+            return self.is_product and all(part.is_uniform for part in self.parts)
         return self.root._uniform
 
     def leaves(self) -> Iterator[Axis]:
@@ -122,56 +122,79 @@ def concatenation(axes: Sequence[Axis]) -> Axis:
     return whole
 
 
-def unify(first: Axis, second: Axis) -> None:
-    """Make two axes of the same size one."""
+def unify(first: Axis, second: Axis) -> Axis:
+    """
+    Make two axes of the same size one, as those of values that are put together position by
+    position. Where values are the same all along a part of one, that part asks for nothing.
+
+    :return: the axis of the result.
+    """
     first, second = first.root, second.root
-    if first is second or first.is_uniform or second.is_uniform:
-        return
     if first.size != second.size:
         raise ValueError(f"axes: expected equal sizes, got {first.size} and {second.size}")
+    if first is second or second.is_uniform:
+        return first
+    if first.is_uniform:
+        return second
     if not first.parts or not second.parts:
         if first.parts:
             first, second = second, first
+        second = _varying(second)
         first._same = second
         if first._fixed:
             second.fix()
-        return
+        return second
     if first.is_product and second.is_product:
-        _unify_products(first, second)
+        merged = _unify_products(first, second)
     elif not first.is_product and not second.is_product:
-        _unify_sums(first, second)
+        merged = concatenation(_unify_sums(first, second))
     else:
         if first.is_product:
             first, second = second, first
         number = second.factors()[0].size
-        if _as_product(first, number):
-            _unify_products(first, second)
-        else:
-            first.fix()
-            second.fix()
-            return
-    if first.root is not second.root:
-        first.root._same = second.root
+        merged = _unify_products(first, second) if _as_product(first, number) else None
+    if merged is None:
+        first.fix()
+        second.fix()
+        return second
+    if not any(leaf.is_uniform for axis in (first, second) for leaf in axis.leaves()):
+        first, second = first.root, second.root
+        if first is not second:
+            first._same = second
+        return second
+    return merged
 
 
-def _unify_products(first: Axis, second: Axis) -> None:
+def _varying(axis: Axis) -> Axis:
+    """The same parts, but for those along which values are the same: these are left open."""
+    if not any(leaf.is_uniform for leaf in axis.leaves()):
+        return axis
+    if not axis.parts:
+        return Axis(axis.size)
+    parts = [_varying(part) for part in axis.parts]
+    return product(parts) if axis.is_product else concatenation(parts)
+
+
+def _unify_products(first: Axis, second: Axis) -> Axis | None:
+    """:return: None where there are no common factors."""
     ahead, other = first.factors(), second.factors()
+    merged = []
     while ahead and other:
         one, two = ahead.pop(0), other.pop(0)
         if one.size > two.size:
             ahead, other, one, two = other, ahead, two, one
         if two.size > one.size:
             if not split(two, one.size):
-                first.fix()
-                second.fix()
-                return
+                return None
             two, *rest = two.factors()
             other = rest + other
-        unify(one, two)
+        merged.append(unify(one, two))
+    return product(merged)
 
 
-def _unify_sums(first: Axis, second: Axis) -> None:
+def _unify_sums(first: Axis, second: Axis) -> list[Axis]:
     ahead, other = first.terms(), second.terms()
+    merged = []
     while ahead and other:
         one, two = ahead.pop(0), other.pop(0)
         if one.size > two.size:
@@ -180,7 +203,8 @@ def _unify_sums(first: Axis, second: Axis) -> None:
             cut(two, [one.size, two.size - one.size])
             two, *rest = two.terms()
             other = rest + other
-        unify(one, two)
+        merged.append(unify(one, two))
+    return merged
 
 
 def split(axis: Axis, size: int) -> bool:

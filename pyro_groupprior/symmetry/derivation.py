@@ -60,15 +60,21 @@ class Derivation:
         """The axes of a value; none of a number."""
         return list(self.values[node]) if isinstance(node, fx.Node) else []
 
-    def tie(self, first: Iterable[Axis], second: Iterable[Axis]) -> None:
-        """Permute and flip these pairs alike."""
-        for one, other in zip(first, second, strict=True):
-            unify(one, other)
+    def tie(self, first: Iterable[Axis], second: Iterable[Axis]) -> Axes:
+        """
+        Permute and flip these pairs alike.
 
-    def tie_order(self, first: Iterable[Axis], second: Iterable[Axis]) -> None:
-        """Permute these pairs alike, whatever their signs."""
-        if not self.signs:
-            self.tie(first, second)
+        :return: the axes of values put together from both.
+        """
+        return [unify(one, other) for one, other in zip(first, second, strict=True)]
+
+    def tie_order(self, first: Iterable[Axis], second: Iterable[Axis]) -> Axes:
+        """
+        Permute these pairs alike, whatever their signs.
+
+        :return: the axes of the second's values, put together with the first's.
+        """
+        return list(second) if self.signs else self.tie(first, second)
 
     def keep_sign(self, axes: Iterable[Axis]) -> None:
         """Flip none of these, which may be permuted."""
@@ -87,8 +93,7 @@ class Derivation:
     def multiplied(self, first: Axis, second: Axis) -> Axis:
         """The axis of a product, position by position: its sign is that of one of the factors."""
         if not self.signs:
-            unify(first, second)
-            return second if first.is_uniform else first
+            return unify(first, second)
         if first.root is second.root:
             return Axis(first.size, fixed=True)
         if first.is_fixed:

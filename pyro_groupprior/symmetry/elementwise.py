@@ -46,8 +46,13 @@ def _other(of: Derivation, op: Operation) -> Axes:
     return axes
 
 
-def _clamp(of: Derivation, op: Operation) -> Axes:
-    low, high = op.argument(1, "min", -1.0), op.argument(2, "max", 1.0)
+def _hardtanh(of: Derivation, op: Operation) -> Axes:
+    return _clamp(of, op, 1.0)
+
+
+def _clamp(of: Derivation, op: Operation, default: float | None = None) -> Axes:
+    low = op.argument(1, "min", None if default is None else -default)
+    high = op.argument(2, "max", default)
     numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
     return _odd(of, op) if numbers and low == -high else _joined(of, op, signed=False)
 
@@ -80,14 +85,11 @@ def join(of: Derivation, operands: Iterable[Axes], sizes: tuple[int, ...], signe
                 alone[dim] = True
                 continue
             other = found[dim]
-            if other is not None:
-                of.tie([axis], [other])
-            if other is None or other.is_uniform:
-                found[dim] = axis
+            found[dim] = axis if other is None else of.tie([other], [axis])[0]
     result = []
     for size, axis, lonely in zip(sizes, found, alone, strict=True):
         if axis is None:
-            result.append(Axis(size, fixed=size == 1))
+            result.append(Axis(size, fixed=of.signs or size == 1))  # one number everywhere
             continue
         if lonely or not signed:
             of.keep_sign([axis])
@@ -165,7 +167,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(EVEN.split(), _even),
     **dict.fromkeys(OTHER.split(), _other),
     **dict.fromkeys(BINARY.split(), _compared),
-    **dict.fromkeys(("clamp", "hardtanh"), _clamp),
+    "clamp": _clamp,
+    "hardtanh": _hardtanh,
     **dict.fromkeys(("add", "sub", "rsub"), _added),
     "pow": _pow,
     "mul": _multiplied,

@@ -28,7 +28,10 @@ def _transpose(of: Derivation, op: Operation) -> Axes:
 
 
 def _expand(of: Derivation, op: Operation) -> Axes:
-    axes, sizes = of.axes(op.args[0]), op.shape
+    return _expanded(of, of.axes(op.args[0]), op.shape)
+
+
+def _expanded(of: Derivation, axes: Axes, sizes: tuple[int, ...]) -> Axes:
     axes = [Axis(1)] * (len(sizes) - len(axes)) + axes
     # A copy of one value is the same however it is permuted; flipped it is not.
     copies = uniform(sizes, zero=False, signs=of.signs)
@@ -137,6 +140,28 @@ def _index(of: Derivation, op: Operation) -> Axes:
     return [*kept[:start], *fresh(sizes, fixed=True), *kept[start:]]
 
 
+def _index_select(of: Derivation, op: Operation) -> Axes:
+    axes, dim = of.axes(op.args[0]), int(op.args[1])
+    of.fix([axes[dim], *of.axes(op.args[2])])
+    axes[dim] = Axis(op.shape[dim], fixed=True)
+    return axes
+
+
+def _repeat(of: Derivation, op: Operation) -> Axes:
+    axes, times = of.axes(op.args[0]), list(op.args[1])
+    axes = [Axis(1)] * (len(times) - len(axes)) + axes
+    copies = uniform(op.shape, zero=False, signs=of.signs)
+    return [
+        copy if axis.size == 1 and number != 1 else concatenation([axis] * number)
+        for axis, number, copy in zip(axes, times, copies, strict=True)
+    ]
+
+
+def _copied(of: Derivation, op: Operation) -> Axes:
+    """The second's values in the first's shape."""
+    return _expanded(of, of.axes(op.args[1]), op.shape)
+
+
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _view),
     **dict.fromkeys(("permute",), _permute),
@@ -151,4 +176,7 @@ RULES: dict[str, Rule] = {
     "constant_pad_nd": _pad,
     "flip": _flip,
     "index": _index,
+    "index_select": _index_select,
+    "repeat": _repeat,
+    "copy": _copied,
 }

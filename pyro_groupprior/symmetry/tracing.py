@@ -94,7 +94,7 @@ def derive(
     values = {
         node: names.dims(order.axes(node), signs.axes(node))
         for node in graph.module.graph.nodes
-        if node.op == "call_function" and isinstance(node.meta["val"], Tensor)
+        if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
     }
     return Derived(graph, Symmetry(tensors), values)
 
@@ -152,7 +152,9 @@ def _apply(of: Derivation, node: fx.Node) -> Any:
             raise _refusal(node, "looks at what depends on the order of units")
         return found
     name = operation_name(target)
-    value = node.meta["val"]
+    value = node.meta.get("val")
+    if value is None and not node.users:  # a check, such as that of a dtype
+        return []
     if name in RULES:
         return RULES[name](of, Operation(args, node.kwargs, value))
     if not all(axis.is_fixed for source in node.all_input_nodes for axis in of.axes(source)):
