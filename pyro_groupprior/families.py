@@ -25,6 +25,11 @@ class Family:
         """Variance at scale 1."""
         raise NotImplementedError
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether its members are symmetric about their ``loc``; unless it says so, it is not."""
+        return False
+
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         """
         The family's member with this ``loc`` and ``scale``, elementwise. Unchecked: they are built
@@ -41,6 +46,10 @@ class Normal(Family):
     def unit_variance(self) -> float:
         return 1.0
 
+    @property
+    def is_symmetric(self) -> bool:
+        return True
+
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return dist.Normal(loc, scale, validate_args=False)
 
@@ -52,6 +61,10 @@ class Laplace(Family):
     @property
     def unit_variance(self) -> float:
         return 2.0
+
+    @property
+    def is_symmetric(self) -> bool:
+        return True
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return dist.Laplace(loc, scale, validate_args=False)
@@ -81,6 +94,10 @@ class StudentT(Family):
                 f"df: a soft assignment matches variances and needs df above 2, got {self.df}"
             )
         return self.df / (self.df - 2)
+
+    @property
+    def is_symmetric(self) -> bool:
+        return True
 
     def distribution(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         return dist.StudentT(self.df, loc, scale, validate_args=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace as with_
 from typing import Any
 
 import torch
@@ -105,12 +106,10 @@ def selected(value: Tensor, dims: tuple[Dim, ...], kept: Mapping[str, Tensor]) -
 def _shortened(symmetry: Symmetry, kept: Mapping[str, Tensor]) -> Symmetry:
     """What the smaller net's symmetry must be, if the units that are left do what they did."""
 
-    def part(dim: Dim) -> Dim:
-        if isinstance(dim, Whole):
-            return dim if dim.axis is None else Whole(len(kept[dim.axis]), dim.axis, dim.sign)
-        return type(dim)(tuple(map(part, dim.parts)))
+    def part(whole: Whole) -> Whole:
+        return with_(whole, size=whole.size if whole.axis is None else len(kept[whole.axis]))
 
-    return Symmetry({name: list(map(part, dims)) for name, dims in symmetry.tensors.items()})
+    return symmetry.mapped(part)
 
 
 def _replace_by_means(

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from .blocks import Block, blocks
 from .graph import operation_name
-from .spec import Symmetry, wholes
+from .spec import Dim, Symmetry, wholes
 from .tracing import derive
 
 #: Operations that sum over units: what they read are activations.
@@ -34,6 +34,7 @@ class Activations:
 
     :param Module net: the net.
     :param args: what it is called with.
+    :param kwargs: what it is called with by name.
     :param bool standardize: of each unit, over all that the net is called with, take the mean out
         and divide by the standard deviation, so that inner products are correlations.
     :param movable: as in :func:`find_symmetry`.
@@ -44,12 +45,14 @@ class Activations:
         self,
         net: nn.Module,
         *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
         standardize: bool = False,
         movable: Callable[[str], bool] | Iterable[str] | None = None,
     ) -> None:
         self.standardize = standardize
-        derived = derive(net, args, movable)
-        self.symmetry, self.args, self._graph = derived.symmetry, args, derived.graph
+        derived = derive(net, args, kwargs or {}, movable)
+        self.symmetry, self._graph = derived.symmetry, derived.graph
+        self._given = args, dict(kwargs or {})
         inputs = {node for node in derived.graph.module.graph.nodes if node.op == "placeholder"}
         own = {node for node in inputs if node.name in derived.graph.inputs}
         from_data = inputs - own
@@ -62,25 +65,32 @@ class Activations:
                     if source in from_data and source in derived.values:
                         found[source.name] = source
         dims = {name: derived.values[node] for name, node in found.items()}
-        self._dims = Symmetry(
-            {
-                name: of
-                for name, of in dims.items()
-                if any(whole.axis is not None for dim in of for whole in wholes(dim))
-            }
-        )
+        # Units that no layer reads, as where they are weighted and summed: wherever they are last.
+        missing = set(derived.symmetry.axes) - _axes(dims)
+        for node, of in reversed(list(derived.values.items())):
+            if node in from_data and _axes({"": of}) & missing:
+                dims[node.name] = of
+                missing -= _axes({"": of})
+        self._dims = Symmetry({name: of for name, of in dims.items() if _axes({name: of})})
 
     @torch.no_grad()
     def __call__(self, tensors: Mapping[str, Tensor]) -> list[Block]:
         """
         The activations for given weights, in blocks.
 
-        :param tensors: parameters and buffers by name; the net's own for those left out.
+        :param tensors: parameters and buffers by name; the net's own for those left out. Of the
+            net's own precision.
         """
         recorder = _Recorder(self._graph.module, set(self._dims.tensors))
-        recorder.run(*self._graph.arguments(tensors, self.args))
+        recorder.run(*self._graph.arguments(tensors, *self._given))
         found = blocks(self._dims, recorder.values)
         return list(map(_standardized, found)) if self.standardize else found
+
+
+def _axes(dims: Mapping[str, tuple[Dim, ...]]) -> set[str]:
+    """Those that tensors follow."""
+    each = (whole.axis for of in dims.values() for dim in of for whole in wholes(dim))
+    return {axis for axis in each if axis is not None}
 
 
 def _standardized(block: Block) -> Block:

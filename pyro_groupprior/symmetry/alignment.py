@@ -5,25 +5,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
-from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.parallel import Parallel
 from torch import Tensor
 
 from .activations import Activations
-from .blocks import Block, blocks
-from .matching import Match, Matcher, rearranged
 from .spec import Permutation, Symmetry
-
-Tensors: TypeAlias = "Mapping[str, Tensor]"
-
-_MOST_FOR_TEMPLATE = 200  # samples that a mean is made of while it is sought
-_SWEEPS, _LEAST = 20, 1e-3  # at most; less of the spread is not worth another
-_CHUNK = 25  # samples that a process takes at a time
+from .templates import Run, Tensors, find_reference
 
 
 @dataclass(frozen=True)
@@ -77,8 +67,9 @@ def align(
         >>> float(samples["0.weight"].std(0).max()) > 0.1, float(aligned["0.weight"].std(0).max())
         (True, 0.0)
 
-    :param samples: parameters by name, each ``[S, ...]``, such as ``layout.unpack`` gives them of
-        packed draws, or :func:`torch.func.stack_module_state` of an ensemble.
+    :param samples: parameters, and buffers that units go along with, by name, each ``[S, ...]``:
+        ``layout.unpack(draws, aliases=True)``, or ``params | buffers`` of an ensemble by
+        :func:`torch.func.stack_module_state`.
     :param Symmetry symmetry: what may be rearranged.
     :param template: what all are made like: the ``"first"`` sample; the ``"medoid"``, that with the
         least squared distance to all others once they have been aligned to the first; the
@@ -97,10 +88,10 @@ def align(
     if restarts < 0:
         raise ValueError(f"restarts: expected none or more, got {restarts}")
     samples = {name: value.detach() for name, value in samples.items()}
-    run = _Run(symmetry, samples, by if isinstance(by, Activations) else None, restarts, seed)
+    run = Run(symmetry, samples, by if isinstance(by, Activations) else None, restarts, seed)
     with Parallel(n_jobs=n_jobs) as parallel:
-        reference = _reference(run, parallel, count, template, by == "likelihood")
-        matches = run.match(parallel, range(count), *reference)
+        reference = find_reference(run, parallel, count, template, by == "likelihood")
+        matches = run.match(parallel, range(count), reference)
     orders = {
         axis: torch.stack([match.permutation.permutations[axis] for match in matches])
         for axis in symmetry.axes
@@ -111,143 +102,6 @@ def align(
     }
     similarity = torch.tensor([match.similarity for match in matches], dtype=torch.double)
     return Alignment(Permutation(orders, signs), similarity)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The samples, and how they are matched with a reference."""
-
-    symmetry: Symmetry
-    samples: dict[str, Tensor]
-    activations: Activations | None
-    restarts: int
-    seed: int
-
-    def features(self, tensors: Tensors) -> list[Block]:
-        """What is compared."""
-        if self.activations is not None:
-            return self.activations(tensors)
-        return blocks(self.symmetry, tensors)
-
-    def sample(self, number: int) -> dict[str, Tensor]:
-        """One of them."""
-        return {name: value[number] for name, value in self.samples.items()}
-
-    def match(
-        self,
-        parallel: Parallel,
-        numbers: Sequence[int],
-        linear: Sequence[Block],
-        quadratic: Sequence[Block] | None = None,
-    ) -> list[Match]:
-        """Match some samples with a reference."""
-        matcher = Matcher(self.symmetry, linear, quadratic)
-        chunks = [numbers[start : start + _CHUNK] for start in range(0, len(numbers), _CHUNK)]
-        found = parallel(
-            delayed(_match_chunk)(self.part(chunk), chunk, matcher) for chunk in chunks
-        )
-        return [match for part in found for match in part]
-
-    def part(self, numbers: Sequence[int]) -> _Run:
-        """Some of the samples only, to be sent to another process."""
-        rows = torch.as_tensor(list(numbers))
-        samples = {name: value[rows.to(value.device)] for name, value in self.samples.items()}
-        return _Run(self.symmetry, samples, self.activations, self.restarts, self.seed)
-
-    def moments(self, numbers: Sequence[int], matches: Sequence[Match]) -> list[list[Block]]:
-        """Mean, and mean of squares, of rearranged samples' features."""
-        first: list[Tensor] = []
-        second: list[Tensor] = []
-        for number, match in zip(numbers, matches, strict=True):
-            found = self.features(self.sample(number))
-            moved = rearranged(self.symmetry, found, match.permutation)
-            if not first:
-                first, second = [0 * value for value in moved], [0 * value for value in moved]
-            for total, squares, value in zip(first, second, moved, strict=True):
-                total += value / len(numbers)
-                squares += value.square() / len(numbers)
-        each = self.features(self.sample(numbers[0]))
-        return [
-            [Block(value, block.wholes) for value, block in zip(values, each, strict=True)]
-            for values in (first, second)
-        ]
-
-
-def _match_chunk(run: _Run, numbers: Sequence[int], matcher: Matcher) -> list[Match]:
-    found = []
-    for place, number in enumerate(numbers):
-        generator = torch.Generator().manual_seed(run.seed + number)
-        features = run.features(run.sample(place))
-        found.append(matcher.match(features, run.restarts, generator))
-    return found
-
-
-def _reference(
-    run: _Run, parallel: Parallel, count: int, template: str | Tensors, likelihood: bool
-) -> tuple[list[Block], ...]:
-    """What all samples are matched with in the end."""
-    if not isinstance(template, str):
-        return (run.features(template),)
-    reference = run.features(run.sample(0))
-    step = max(1, math.ceil(count / _MOST_FOR_TEMPLATE))
-    numbers = range(0, count, step)
-    if template != "first":
-        reference = _medoid(run, numbers, run.match(parallel, numbers, reference))
-    if template == "mean":
-        reference = _climb(run, parallel, numbers, (reference,), _mean)[0]
-    if likelihood:
-        start = run.moments(numbers, run.match(parallel, numbers, reference))
-        return _climb(run, parallel, numbers, _normal(start), _normal)
-    return (reference,)
-
-
-def _medoid(run: _Run, numbers: Sequence[int], matches: Sequence[Match]) -> list[Block]:
-    """Of the sample nearest to the mean: its squared distances to all others sum up to least."""
-    mean, _ = run.moments(numbers, matches)
-    distances = []
-    for number, match in zip(numbers, matches, strict=True):
-        moved = rearranged(run.symmetry, run.features(run.sample(number)), match.permutation)
-        pairs = zip(moved, mean, strict=True)
-        distances.append(sum(float((value - block.value).square().sum()) for value, block in pairs))
-    return run.features(run.sample(numbers[distances.index(min(distances))]))
-
-
-def _mean(moments: Sequence[list[Block]]) -> tuple[list[Block], ...]:
-    return (moments[0],)
-
-
-def _normal(moments: Sequence[list[Block]]) -> tuple[list[Block], ...]:
-    """What to multiply with values and with their squares, for the log-density."""
-    linear, quadratic = [], []
-    for mean, squares in zip(*moments, strict=True):
-        variance = squares.value - mean.value.square()
-        # Of few samples some variances are far too small by chance: half way to the block's mean.
-        variance = 0.5 * (variance + variance.mean()).clamp(min=1e-12)
-        linear.append(Block(mean.value / variance, mean.wholes))
-        quadratic.append(Block(-0.5 / variance, mean.wholes))
-    return linear, quadratic
-
-
-def _climb(
-    run: _Run,
-    parallel: Parallel,
-    numbers: Sequence[int],
-    reference: tuple[list[Block], ...],
-    make: Callable[[Sequence[list[Block]]], tuple[list[Block], ...]],
-) -> tuple[list[Block], ...]:
-    """Match and take moments in turn, as long as that brings samples nearer to each other."""
-    before = math.inf
-    for _ in range(_SWEEPS):
-        moments = run.moments(numbers, run.match(parallel, numbers, *reference))
-        reference = make(moments)
-        spread = sum(
-            float((squares.value - mean.value.square()).sum())
-            for mean, squares in zip(*moments, strict=True)
-        )
-        if spread > (1 - _LEAST) * before:
-            break
-        before = spread
-    return reference
 
 
 def _check(samples: Tensors, symmetry: Symmetry, template: str | Tensors, by: object) -> int:
@@ -272,6 +126,17 @@ def _check(samples: Tensors, symmetry: Symmetry, template: str | Tensors, by: ob
         )
     if by not in ("weights", "likelihood") and not isinstance(by, Activations):
         raise ValueError(f"by: expected 'weights', 'likelihood' or Activations, got {by!r}")
+    if isinstance(by, Activations) and by.symmetry.axes != symmetry.axes:
+        raise ValueError(
+            f"by: expected activations of a net with the axes {symmetry.axes}, got one with "
+            f"{by.symmetry.axes}; give it the same movable"
+        )
+    if not isinstance(template, str):
+        for name, dims in symmetry.tensors.items():
+            shape = tuple(dim.size for dim in dims)
+            got = tuple(template[name].shape) if name in template else "none"
+            if got != shape:
+                raise ValueError(f"template[{name!r}]: expected shape {shape}, got {got}")
     if by == "likelihood" and not isinstance(template, str):
         raise ValueError("template: expected a name, as by='likelihood' makes one of all samples")
     return counts[0]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,11 +46,11 @@ def blocks(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> list[Block]:
         >>> [tuple(block.value.shape) for block in found]
         [(5, 3, 4)]
 
-    :param tensors: by name, each with any leading dimensions.
+    :param tensors: by name, each with any leading dimensions. Of those that are tied one is taken.
     """
     found = []
     for name, dims in symmetry.tensors.items():
-        if name not in tensors:
+        if name not in tensors or symmetry.tied.get(name) in tensors:
             continue
         for choice in itertools.product(*map(_terms, dims)):
             wholes = tuple(whole for _, factors in choice for whole in factors)
@@ -65,10 +66,7 @@ def blocks(symmetry: Symmetry, tensors: Mapping[str, Tensor]) -> list[Block]:
 
 
 def _size(factors: Sequence[Whole]) -> int:
-    size = 1
-    for whole in factors:
-        size *= whole.size
-    return size
+    return math.prod(whole.size for whole in factors)
 
 
 def _terms(dim: Dim) -> list[tuple[int, tuple[Whole, ...]]]:

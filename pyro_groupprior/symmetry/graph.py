@@ -33,17 +33,20 @@ class Graph:
     inputs: Mapping[str, str]
     tensors: Mapping[str, Tensor]
 
-    def arguments(self, tensors: Mapping[str, Tensor], args: tuple[Any, ...]) -> list[Tensor]:
+    def arguments(self, tensors: Mapping[str, Tensor], *given: Any) -> list[Any]:
         """What the graph is called with, for other values of the net's tensors."""
-        given = tensors_in(args)
-        names = [node.name for node in self.module.graph.nodes if node.op == "placeholder"]
+        found, values = tensors_in(given), {**self.tensors, **tensors}
+        nodes = [node for node in self.module.graph.nodes if node.op == "placeholder"]
         return [
-            {**self.tensors, **tensors}[self.inputs[name]] if name in self.inputs else next(given)
-            for name in names
+            values[self.inputs[node.name]]
+            if node.name in self.inputs
+            # Numbers and None have been written into the graph.
+            else (next(found) if isinstance(node.meta["val"], Tensor) else node.meta["val"])
+            for node in nodes
         ]
 
 
-def trace(net: nn.Module, args: tuple[Any, ...]) -> Graph:
+def trace(net: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Graph:
     """
     Trace a net.
 
@@ -53,7 +56,9 @@ def trace(net: nn.Module, args: tuple[Any, ...]) -> Graph:
         # Torch warns of its own deprecated calls, and of recurrent layers' bookkeeping.
         warnings.simplefilter("ignore")
         try:
-            program = torch.export.export(net, args, strict=False).run_decompositions()
+            program = torch.export.export(
+                net, args, dict(kwargs), strict=False
+            ).run_decompositions()
         except Exception as error:
             raise ValueError(
                 f"net: {type(net).__name__} cannot be traced by torch.export: {error}"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from .spec import Permutation, Symmetry, Whole
 
 _SWEEPS = 100  # through all axes; a few do as a rule
 _MOST_NESTED = 64  # units that are compared by what is in them: as many squared assignments
+_MOST_IN_NESTED = 4096  # units and what is in them, squared in memory
 _GAIN = 1e-6  # relative; less is the noise of sums in single precision
 
 
@@ -67,9 +68,11 @@ class Matcher:
     ) -> None:
         self.symmetry, self.linear, self.quadratic = symmetry, linear, quadratic
         self._beside: dict[str, set[str]] = {axis: set() for axis in symmetry.axes}
-        for block in linear:
+        self._along: dict[str, list[int]] = {axis: [] for axis in symmetry.axes}
+        for number, block in enumerate(linear):
             axes = {whole.axis for whole in block.wholes if whole.axis is not None}
             for axis in axes:
+                self._along[axis].append(number)
                 # One that comes twice in a block is beside itself.
                 others = axes if len(block.dims(axis)) > 1 else axes - {axis}
                 self._beside[axis] |= others
@@ -80,6 +83,7 @@ class Matcher:
         restarts: int = 0,
         generator: torch.Generator | None = None,
         anchor: bool = True,
+        starts: Sequence[Permutation] = (),
     ) -> Match:
         """
         Rearrange one sample.
@@ -88,12 +92,13 @@ class Matcher:
         :param int restarts: further starts from random arrangements; the best end is taken.
         :param bool anchor: whether axes are first taken in the order in which they can be told
             apart; else it is the descent as published, from where the units are.
+        :param starts: further arrangements to start from.
         """
         start = _State(self.symmetry, sample, self.symmetry.identity())
         stale = self._anchor(start) if anchor else set(self.symmetry.axes)
         best = self._climb(start, stale, generator)
-        for _ in range(restarts):
-            start = _State(self.symmetry, sample, self.symmetry.random(generator))
+        for first in (*starts, *(self.symmetry.random(generator) for _ in range(restarts))):
+            start = _State(self.symmetry, sample, first)
             found = self._climb(start, set(self.symmetry.axes), generator)
             if found.similarity > best.similarity:
                 best = found
@@ -101,7 +106,7 @@ class Matcher:
 
     def _climb(self, state: _State, stale: set[str], generator: torch.Generator | None) -> Match:
         """Rearrange axis after axis, as long as one beside it has moved since."""
-        similarity = self._similarity(state)
+        similarity = self._similarity(state, range(len(self.linear)))
         names = list(self.symmetry.axes)
         for _ in range(_SWEEPS):
             for number in torch.randperm(len(names), generator=generator).tolist():
@@ -109,13 +114,13 @@ class Matcher:
                 if axis not in stale:
                     continue
                 stale.discard(axis)
-                step = self._assign(axis, state, range(len(self.linear)))
+                step = self._assign(axis, state, self._along[axis])
                 if step is None:
                     continue
-                trial = state.moved(axis, *step)
-                reached = self._similarity(trial)
-                if reached > similarity + _GAIN * abs(similarity):
-                    state, similarity = trial, reached
+                trial, along = state.moved(axis, *step), self._along[axis]
+                gain = self._similarity(trial, along) - self._similarity(state, along)
+                if gain > _GAIN * self._size(state, along):
+                    state, similarity = trial, similarity + gain
                     stale |= self._beside[axis]
             if not stale:
                 break
@@ -128,30 +133,32 @@ class Matcher:
         :return: the axes that were not yet matched by all of their blocks.
         """
         unknown, stale = dict.fromkeys(self.symmetry.axes), set[str]()
+        # Values by which a unit of each axis can be told from others.
+        told = {axis: self._anchors(axis, unknown) for axis in unknown}
         while unknown:
-            # Values by which a unit of each axis can be told from others.
-            told = {axis: self._anchors(axis, unknown) for axis in unknown}
             axis = max(unknown, key=lambda name: sum(told[name].values()))
             if not told[axis]:
                 nested = self._assign_nested(state, unknown)
                 if nested is not None:
                     axis, order = nested
                     state.move(axis, order, {})
-                    stale.add(axis)
-                    del unknown[axis]
-                    continue
-            step = self._assign(axis, state, told[axis])
-            if step is not None:
-                state.move(axis, *step)
-            if len(told[axis]) < sum(bool(block.dims(axis)) for block in self.linear):
+            else:
+                nested = None
+            if nested is None:
+                step = self._assign(axis, state, told[axis])
+                if step is not None:
+                    state.move(axis, *step)
+            if nested is not None or len(told[axis]) < len(self._along[axis]):
                 stale.add(axis)
             del unknown[axis]
+            told |= {name: self._anchors(name, unknown) for name in self._beside[axis] & {*unknown}}
         return stale
 
     def _anchors(self, axis: str, unknown: Mapping[str, None]) -> dict[int, int]:
         """Blocks that tell units of an axis apart: number, and values for each unit."""
         found = {}
-        for number, block in enumerate(self.linear):
+        for number in self._along[axis]:
+            block = self.linear[number]
             dims = block.dims(axis)
             others = {whole.axis for whole in block.wholes} - {axis, None}
             if len(dims) == 1 and not others & unknown.keys():
@@ -201,7 +208,8 @@ class Matcher:
             if len(free) != 2 or free[0] == free[1]:
                 continue
             outer, inner = sorted(filter(None, free), key=self.symmetry.axes.__getitem__)
-            if self.symmetry.axes[outer] > _MOST_NESTED:
+            size = self.symmetry.axes[outer]
+            if size > _MOST_NESTED or size * self.symmetry.axes[inner] > _MOST_IN_NESTED:
                 continue
             dims = (block.dims(outer)[0], block.dims(inner)[0])
             pairs = [(block.value, state.values[number])]
@@ -234,17 +242,20 @@ class Matcher:
             gain = gain.masked_fill((kinds[:, None] != kinds).to(gain.device), -torch.inf)
         return torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1])
 
-    def _similarity(self, state: _State) -> float:
-        total = sum(
-            float((block.value * value).sum())
-            for block, value in zip(self.linear, state.values, strict=True)
-        )
-        if self.quadratic is not None:
-            total += sum(
-                float((block.value * value.square()).sum())
-                for block, value in zip(self.quadratic, state.values, strict=True)
-            )
-        return total
+    def _similarity(self, state: _State, numbers: Iterable[int]) -> float:
+        """What some of the blocks add to what is maximised."""
+        return sum(float(value.sum()) for value in self._terms(state, numbers))
+
+    def _size(self, state: _State, numbers: Iterable[int]) -> float:
+        """Of these terms, whatever their signs: what rounding is relative to."""
+        return sum(float(value.abs().sum()) for value in self._terms(state, numbers))
+
+    def _terms(self, state: _State, numbers: Iterable[int]) -> Iterator[Tensor]:
+        for number in numbers:
+            value = state.values[number]
+            yield self.linear[number].value * value
+            if self.quadratic is not None:
+                yield self.quadratic[number].value * value.square()
 
 
 def _products(reference: Tensor, sample: Tensor, dim: int) -> Tensor:

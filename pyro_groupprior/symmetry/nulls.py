@@ -16,7 +16,7 @@ from .alignment import align
 from .blocks import blocks
 from .matching import Matcher
 from .spec import Symmetry
-from .transpositions import num_transpositions
+from .transpositions import num_transpositions, random_transpositions
 
 Tensors: TypeAlias = "Mapping[str, Tensor]"
 
@@ -29,10 +29,13 @@ class Null:
     :param float slope: of the aligned samples' mean on the template: the share of the template
         that such a mean shows though it is in none of the samples.
     :param transpositions: by axis, mean number of swaps.
+    :param random: by axis, the mean number of swaps of a random permutation, ``n - H_n``, and its
+        standard deviation, to stand beside.
     """
 
     slope: float
     transpositions: dict[str, float]
+    random: dict[str, tuple[float, float]]
 
 
 @torch.no_grad()
@@ -40,9 +43,10 @@ def matching_null(
     template: Tensors, symmetry: Symmetry, num_samples: int = 20, seed: int = 0, **options: Any
 ) -> Null:
     """
-    Align noise with a template: normal numbers with each tensor's own mean and standard deviation.
-    Matching picks, of all noise, what looks like the template, so that a mean of aligned samples
-    resembles it in any case; this says how much.
+    Align noise with a template: normal numbers with each tensor's own mean and standard deviation,
+    log-normal ones for tensors without negative numbers. Matching picks, of all noise, what looks
+    like the template, so that a mean of aligned samples resembles it in any case; this says how
+    much.
 
     Example::
 
@@ -57,25 +61,44 @@ def matching_null(
     :param int num_samples: how many.
     :param int seed: the same seed gives the same result.
     :param options: of :func:`align`.
+    :raises ValueError: if there is nothing to align, or nothing in the template varies.
     """
+    if not symmetry.axes:
+        raise ValueError("symmetry: expected one with an axis, got none")
+    template = {name: template[name].detach().cpu() for name in symmetry.tensors}
     generator = torch.Generator().manual_seed(seed)
-    samples, centred = {}, {}
+    samples: dict[str, Tensor] = {}
     for name in symmetry.tensors:
-        value = template[name].detach().cpu()
-        sd, mean = value.std(correction=0), value.mean()
-        noise = torch.randn(num_samples, *value.shape, generator=generator)
-        samples[name] = (mean + sd * noise).to(value)
-        centred[name] = value - mean
+        first = symmetry.tied.get(name, name)
+        if first not in samples:
+            samples[first] = _noise(template[first], num_samples, generator)
+        samples[name] = samples[first]
     found = align(samples, symmetry, template=template, seed=seed, **options)
     aligned = found.apply(symmetry, samples)
-    moved = [name for name, part in centred.items() if bool(part.any())]
-    products = sum(float((aligned[name].mean(0) * centred[name]).sum()) for name in moved)
-    squares = sum(float(centred[name].square().sum()) for name in moved)
-    counts = {
-        axis: float(num_transpositions(order).double().mean())
-        for axis, order in found.permutation.permutations.items()
-    }
-    return Null(products / squares, counts)
+    centred = {name: value - value.mean() for name, value in template.items()}
+    means = {name: value.mean(0) for name, value in aligned.items()}
+    # Of what can be moved only: all else dilutes it.
+    pairs = zip(blocks(symmetry, means), blocks(symmetry, centred), strict=True)
+    products = [(float((a.value * b.value).sum()), float(b.value.square().sum())) for a, b in pairs]
+    squares = sum(square for _, square in products)
+    if not squares:
+        raise ValueError("template: expected tensors of which entries differ, got constant ones")
+    orders = found.permutation.permutations
+    return Null(
+        slope=sum(product for product, _ in products) / squares,
+        transpositions={a: float(num_transpositions(o).double().mean()) for a, o in orders.items()},
+        random={axis: random_transpositions(size) for axis, size in symmetry.axes.items()},
+    )
+
+
+def _noise(value: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    positive = bool((value >= 0).all()) and bool(value.any())  # such as variances
+    base = value.double()
+    if positive:
+        base = base.clamp(min=1e-6 * float(base.max())).log()
+    noise = torch.randn(number, *value.shape, generator=generator, dtype=torch.double)
+    drawn = base.mean() + base.std(correction=0) * noise
+    return (drawn.exp() if positive else drawn).to(value)
 
 
 @torch.no_grad()
@@ -85,6 +108,15 @@ def transpositions_along(
     """
     How many swaps of units lie between one sample of a chain and a later one, by matching the one
     with the other.
+
+    Example::
+
+        >>> from pyro_groupprior.symmetry import find_symmetry, transpositions_along
+        >>> net = nn.Sequential(nn.Linear(2, 9), nn.ReLU(), nn.Linear(9, 1))
+        >>> symmetry = find_symmetry(net, torch.randn(2, 2))
+        >>> chain = {name: torch.stack([v, v, v]) for name, v in net.state_dict().items()}
+        >>> transpositions_along(chain, symmetry)["0"].tolist()
+        [0, 0]
 
     :param samples: parameters by name, each ``[S, ...]``, in the order of the chain.
     :param Symmetry symmetry: of the net.
@@ -101,8 +133,9 @@ def transpositions_along(
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[Tensor]] = {axis: [] for axis in symmetry.axes}
     for number in range(count - lag):
-        one = {name: samples[name][number] for name in symmetry.tensors}
-        other = {name: samples[name][number + lag] for name in symmetry.tensors}
+        names = [name for name in symmetry.tensors if name not in symmetry.tied]
+        one = {name: samples[name][number] for name in names}
+        other = {name: samples[name][number + lag] for name in names}
         if shuffle:
             other = {
                 name: one[name] + _shuffled(other[name] - one[name], generator) for name in one

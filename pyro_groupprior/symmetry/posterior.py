@@ -14,7 +14,7 @@ from torch import Tensor
 from ..comparison import WeightMoments, weight_moments
 from ..nn import BayesianModule
 from .alignment import Alignment, align
-from .prior import GroupPrior, unsigned
+from .prior import GroupPrior
 from .spec import Permutation, Symmetry
 from .tracing import find_symmetry
 
@@ -40,20 +40,23 @@ def posterior_symmetry(model: BayesianModule, inputs: Any, prior: bool = True) -
     :param bool prior: False: what leaves the net's output as it is, whatever the prior, for draws
         of which the assignments were drawn as well (:func:`~pyro_groupprior.mcmc.run_gibbs`), or to
         look at the net alone. True: units are not exchanged where the prior tells them apart, and
-        signs flipped only where all weights have a prior with mean 0 (``loc=0.0``).
+        signs flipped only where all weights have a symmetric prior about 0 (``loc=0.0``).
     :raises TypeError: if ``model`` is no :class:`~pyro_groupprior.BayesianModule`.
     :raises ValueError: if the symmetry cannot be derived.
     """
     if not isinstance(model, BayesianModule):
         raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
     names = {name for entry in model.layout for name in (entry.name, *entry.aliases)}
-    args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    symmetry = find_symmetry(model.net, *args, movable=names)
+    if isinstance(inputs, Mapping):
+        symmetry = find_symmetry(model.net, kwargs=inputs, movable=names)
+    else:
+        args = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+        symmetry = find_symmetry(model.net, *args, movable=names)
     if not prior:
         return symmetry
-    if not (isinstance(model.prior_loc, (int, float)) and model.prior_loc == 0):
-        symmetry = unsigned(symmetry)
-    return Symmetry(symmetry.tensors, GroupPrior(model).kinds(symmetry))
+    if not (model.family.is_symmetric and _is_zero(model.prior_loc)):
+        symmetry = symmetry.unsigned()
+    return Symmetry(symmetry.tensors, GroupPrior(model).kinds(symmetry), symmetry.tied)
 
 
 def align_draws(
@@ -92,7 +95,15 @@ def permute_draws(
     :param draws: by site, each ``[S, ...]``.
     :param Symmetry symmetry: of the posterior.
     :param Alignment alignment: of all draws.
+    :raises ValueError: if there are more draws or fewer, or they would no longer be draws of one
+        posterior: groups' parameters or standardised weights where groups do not stay together,
+        or, with signs flipped, groups' locations.
     """
+    count = len(_weights(model, draws))
+    if count != len(alignment.similarity):
+        raise ValueError(
+            f"alignment: expected one of {count} draws, got one of {len(alignment.similarity)}"
+        )
     moved, site, layout = dict(draws), model.site, model.layout
     numbers = layout.unpack(torch.arange(layout.num_weights), aliases=True)
     ones = layout.unpack(torch.ones(layout.num_weights), aliases=True)
@@ -107,14 +118,25 @@ def permute_draws(
         order = layout.pack(symmetry.apply(numbers, places))
         for name in along:
             moved[name][s] = draws[name][s][..., order.to(draws[name].device)]
-        if permutation.signs:
+        if permutation.signs and any(bool((sign < 0).any()) for sign in permutation.signs.values()):
+            if f"{site}_loc" in draws and bool(draws[f"{site}_loc"].any()):
+                raise ValueError(
+                    f"draws: signs of weights cannot be flipped, and those of {site}_loc not; take "
+                    "symmetry.unsigned()"
+                )
             flips = layout.pack(symmetry.apply(ones, permutation))
             for name in signed:
                 moved[name][s] *= flips.to(draws[name])
-        source = None if prior is None else prior.moved_groups(places, symmetry)
-        if source is not None:
-            for name in hyper:
-                moved[name][s] = draws[name][s][source.to(draws[name].device)]
+        if prior is None or not (hyper or f"{site}_decentered" in draws):
+            continue
+        source = prior.moved_groups(places, symmetry)
+        if source is None:
+            raise ValueError(
+                f"draws: with {[*hyper, *signed]} weights can change places only with their whole "
+                "groups; take a symmetry with prior=True"
+            )
+        for name in hyper:
+            moved[name][s] = draws[name][s][source.to(draws[name].device)]
     return moved
 
 
@@ -149,6 +171,58 @@ def in_frame(
         for value in (moments.mean, moments.sd)
     )
     return WeightMoments(model.layout.pack(mean), model.layout.pack(sd).abs())
+
+
+@torch.no_grad()
+def in_one_frame(
+    model: BayesianModule,
+    posteriors: Mapping[str, Any],
+    symmetry: Symmetry,
+    reference: str,
+    **options: Any,
+) -> dict[str, WeightMoments]:
+    """
+    The moments of several posteriors' weights, with their units arranged alike, for
+    :func:`~pyro_groupprior.comparison.compare_weights`. The reference's draws are aligned with each
+    other, all others with its mean.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import compare_weights
+        >>> from pyro_groupprior.symmetry import in_one_frame, posterior_symmetry
+        >>> net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+        >>> model = BayesianModule(net, likelihoods.Normal())
+        >>> symmetry = posterior_symmetry(model, torch.randn(3, 2))
+        >>> hmc, vi = {"weights": torch.randn(20, 33)}, {"weights": torch.randn(20, 33)}
+        >>> moments = in_one_frame(model, {"hmc": hmc, "vi": vi}, symmetry, "hmc")
+        >>> compare_weights(model, moments, "hmc")["posterior"].tolist()
+        ['hmc', 'hmc', 'vi', 'vi']
+
+    :param BayesianModule model: the net.
+    :param posteriors: by name: guides, draws by site, the packed weights of an ensemble's members
+        as draws, or :class:`~pyro_groupprior.comparison.WeightMoments`.
+    :param Symmetry symmetry: of the posterior.
+    :param str reference: the name of that which gives the frame.
+    :param options: of :func:`align`.
+    :raises ValueError: if there is no such reference.
+    """
+    if reference not in posteriors:
+        raise ValueError(f"reference: expected one of {list(posteriors)}, got {reference!r}")
+    first = posteriors[reference]
+    if isinstance(first, Mapping):
+        first, _ = align_draws(model, first, symmetry, **options)
+    moments = weight_moments(model, first)
+    options.pop("template", None)
+    return {
+        name: moments
+        if name == reference
+        else in_frame(model, posterior, symmetry, moments.mean, **options)
+        for name, posterior in posteriors.items()
+    }
+
+
+def _is_zero(loc: Any) -> bool:
+    return isinstance(loc, (int, float, Tensor)) and not bool(torch.as_tensor(loc).any())
 
 
 def _weights(model: BayesianModule, draws: Mapping[str, Tensor]) -> Tensor:

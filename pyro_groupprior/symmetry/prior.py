@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from ..hyperpriors import Hyper
 from ..nn import BayesianModule
 from .blocks import blocks
-from .spec import Dim, Permutation, Symmetry, Whole, wholes
+from .spec import Dim, Permutation, Symmetry, wholes
 
 
 class GroupPrior:
@@ -103,22 +103,35 @@ class GroupPrior:
 
     def _keys(self, symmetry: Symmetry, axis: str, size: int) -> Tensor:
         """
-        Of each unit, a number that is the same for those that can be exchanged: the sum over its
-        weights of random numbers, one for each group that is not the unit's own.
+        Of each unit, a number that is the same for those that can be exchanged: sums over its
+        weights of random numbers, one for each group that is not the unit's own; and of base scales
+        and shares in groups, by place.
         """
-        slices = [
-            block.value.movedim(dim, 0).reshape(size, -1)
-            for block in blocks(symmetry, self.groups)
-            for dim in block.dims(axis)
-        ]
-        members = torch.cat(slices, 1)
+        members = _by_unit(symmetry, self.groups, axis)
         units = torch.arange(size)[:, None].expand_as(members)
         pairs = torch.stack([units.flatten(), members.flatten()]).unique(dim=1)
         # One that has members in two units at most may be theirs alone.
         own = torch.bincount(pairs[1], minlength=len(self.counts)) <= 2
         generator = torch.Generator().manual_seed(0)
-        numbers = torch.randint(2**40, own.shape, generator=generator).masked_fill(own, 0)
-        return numbers[members].sum(1)
+        numbers = torch.randint(2**40, own.shape, generator=generator)
+        if self.exchangeable:
+            numbers = numbers.masked_fill(own, 0)
+        keys = numbers[members].sum(1)
+        for values in (self.base_scale, self.shares):
+            if values is not None:
+                kinds = _by_unit(symmetry, values, axis).unique(return_inverse=True)[1]
+                places = torch.randint(2**30, (kinds.shape[1],), generator=generator)
+                keys += (kinds + 1) @ places
+        return keys
+
+
+def _by_unit(symmetry: Symmetry, tensors: Mapping[str, Tensor], axis: str) -> Tensor:
+    """What belongs to each unit of an axis, shape ``[n, m]``; slots of soft groups come last."""
+    found = []
+    for block in blocks(symmetry, tensors):
+        for dim in block.dims(axis):
+            found.append(block.value.movedim(dim, 0).reshape(symmetry.axes[axis], -1))
+    return torch.cat(found, 1)
 
 
 def _moves(dims: tuple[Dim, ...]) -> bool:
@@ -128,19 +141,10 @@ def _moves(dims: tuple[Dim, ...]) -> bool:
 def _one_for_all(hyper: Hyper) -> bool:
     """Whether a hyperprior is the same for all groups."""
     if isinstance(hyper, Tensor):
-        return hyper.numel() == 1
+        return hyper.numel() == 1 or bool((hyper == hyper.flatten()[0]).all())
     if isinstance(hyper, Distribution):
-        return hyper.batch_shape.numel() == 1
+        if hyper.batch_shape.numel() == 1:
+            return True
+        values = [getattr(hyper, name, None) for name in hyper.arg_constraints]
+        return bool(values) and all(isinstance(v, Tensor) and _one_for_all(v) for v in values)
     return hyper is None or isinstance(hyper, (int, float))
-
-
-def unsigned(symmetry: Symmetry) -> Symmetry:
-    """The same, but nothing may be flipped."""
-
-    def kept(dim: Dim) -> Dim:
-        if isinstance(dim, Whole):
-            return Whole(dim.size, dim.axis)
-        return type(dim)(tuple(map(kept, dim.parts)))
-
-    tensors = {name: list(map(kept, dims)) for name, dims in symmetry.tensors.items()}
-    return Symmetry(tensors, symmetry.kinds)

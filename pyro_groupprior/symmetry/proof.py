@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,10 +21,17 @@ from .spec import Permutation, Symmetry
 #: single precision is for nets that cannot run in double.
 TOLERANCES = {torch.float64: (1e-8, 1e-5), torch.float32: (1e-4, 1e-2)}
 
-State = tuple[dict[str, Tensor], tuple[Any, ...]]
+Given = tuple[tuple[Any, ...], dict[str, Any]]
+State = tuple[dict[str, Tensor], Given]
 
 
-def prove(net: nn.Module, symmetry: Symmetry, *args: Any, seed: int = 0) -> None:
+def prove(
+    net: nn.Module,
+    symmetry: Symmetry,
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> None:
     """
     Rearrange a net's units and compare outputs, in double precision and evaluation mode; at the
     net's own weights and inputs, and at others near by, for which nothing is zero or one by chance.
@@ -46,6 +53,7 @@ def prove(net: nn.Module, symmetry: Symmetry, *args: Any, seed: int = 0) -> None
     :param Module net: the net.
     :param Symmetry symmetry: what is to be proved of it.
     :param args: what the net is called with.
+    :param kwargs: what it is called with by name.
     :param int seed: of the weights and inputs near by.
     :raises ValueError: if an output differs, where the message names the axis; a tensor is none of
         the net's; or its output is NaN or infinite.
@@ -54,11 +62,12 @@ def prove(net: nn.Module, symmetry: Symmetry, *args: Any, seed: int = 0) -> None
     unknown = sorted(set(symmetry.tensors) - set(own))
     if unknown:
         raise ValueError(f"symmetry: expected tensors of the net, {list(own)}, got {unknown}")
-    with torch.no_grad(), _copied(net, args) as (net, args, dtype):
+    given = args, dict(kwargs or {})
+    with torch.no_grad(), _copied(net, given) as (net, given, dtype):
         own = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}
         generator = torch.Generator().manual_seed(seed)
-        states: list[State] = [(own, args)]
-        states += [_near(own, args, symmetry, generator) for _ in range(2)]
+        states: list[State] = [(own, given)]
+        states += [_near(own, given, symmetry, generator) for _ in range(2)]
         outputs = [_outputs(net, *state) for state in states]
         for state, before, other in zip(states, outputs, outputs[1:] + outputs[-2:-1], strict=True):
             tolerances = [
@@ -128,9 +137,7 @@ def _culprit(symmetry: Symmetry, same: Any) -> str:
 
 
 @contextmanager
-def _copied(
-    net: nn.Module, args: tuple[Any, ...]
-) -> Iterator[tuple[nn.Module, tuple[Any, ...], torch.dtype]]:
+def _copied(net: nn.Module, given: Given) -> Iterator[tuple[nn.Module, Given, torch.dtype]]:
     """The net in double precision, where it runs so: its ``forward`` may ask for another."""
     try:
         double, own = copy.deepcopy(net).double().cpu().eval(), copy.deepcopy(net).cpu().eval()
@@ -143,14 +150,14 @@ def _copied(
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)  # for tensors that are made on the way
-        in_double = map_tensors(lambda tensor: _moved_to(tensor, torch.float64), args)
+        in_double = map_tensors(lambda tensor: _moved_to(tensor, torch.float64), given)
         try:
-            double(*in_double)
+            double(*in_double[0], **in_double[1])
         except RuntimeError:
             torch.set_default_dtype(default)
             yield (
                 own.float(),
-                map_tensors(lambda t: _moved_to(t, torch.float32), args),
+                map_tensors(lambda t: _moved_to(t, torch.float32), given),
                 (torch.float32),
             )
         else:
@@ -165,7 +172,7 @@ def _moved_to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _near(
-    own: dict[str, Tensor], args: tuple[Any, ...], symmetry: Symmetry, generator: torch.Generator
+    own: dict[str, Tensor], given: Given, symmetry: Symmetry, generator: torch.Generator
 ) -> State:
     """Other values of what moves, and other inputs."""
     near, found = {}, {}
@@ -175,7 +182,7 @@ def _near(
                 found[id(value)] = _shifted(value, generator)
             value = found[id(value)]
         near[name] = value
-    return near, map_tensors(lambda value: _shifted(value, generator), args)
+    return near, map_tensors(lambda value: _shifted(value, generator), given)
 
 
 def _shifted(value: Tensor, generator: torch.Generator) -> Tensor:
@@ -187,8 +194,8 @@ def _shifted(value: Tensor, generator: torch.Generator) -> Tensor:
     return value * (0.3 * noise[0]).exp() + shift
 
 
-def _outputs(net: nn.Module, state: dict[str, Tensor], args: tuple[Any, ...]) -> list[Tensor]:
-    output = functional_call(net, state, args, tie_weights=False)
+def _outputs(net: nn.Module, state: dict[str, Tensor], given: Given) -> list[Tensor]:
+    output = functional_call(net, state, *given, tie_weights=False)
     found = [tensor.double() for tensor in tensors_in(output) if tensor.numel()]
     if not all(bool(tensor.isfinite().all()) for tensor in found):
         raise ValueError("net: its output is NaN or infinite, so that nothing can be told from it")

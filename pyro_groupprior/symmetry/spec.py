@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -72,8 +72,8 @@ def positions(dim: Dim, permutations: Mapping[str, Tensor]) -> Tensor | None:
     """
     From where each position along a dimension takes its value.
 
-    :param permutations: by axis, each ``[..., n]``.
-    :return: shape ``[..., size]``, or None where everything stays.
+    :param permutations: by axis, each ``[n]``.
+    :return: shape ``[size]``, or None where everything stays.
     """
     if all(part.axis is None for part in wholes(dim)):
         return None
@@ -84,22 +84,21 @@ def positions(dim: Dim, permutations: Mapping[str, Tensor]) -> Tensor | None:
     if isinstance(dim, Product):
         place = found[0]
         for part, inner in zip(dim.parts[1:], found[1:], strict=True):
-            place = (place.unsqueeze(-1) * part.size + inner.unsqueeze(-2)).flatten(-2)
+            place = (place[:, None] * part.size + inner).flatten()
         return place
     offsets, start = [], 0
     for part, place in zip(dim.parts, found, strict=True):
         offsets.append(place + start)
         start += part.size
-    batch = torch.broadcast_shapes(*(place.shape[:-1] for place in offsets))
-    return torch.cat([place.expand(*batch, -1) for place in offsets], -1)
+    return torch.cat(offsets)
 
 
 def flips(dim: Dim, signs: Mapping[str, Tensor]) -> Tensor | None:
     """
     By what each position along a dimension is multiplied, once it has been moved.
 
-    :param signs: by name, each ``[..., n]``, of 1 and -1.
-    :return: shape ``[..., size]``, or None where no sign changes.
+    :param signs: by name, each ``[n]``, of 1 and -1.
+    :return: shape ``[size]``, or None where no sign changes.
     """
     if all(part.sign is None or part.sign not in signs for part in wholes(dim)):
         return None
@@ -115,10 +114,9 @@ def flips(dim: Dim, signs: Mapping[str, Tensor]) -> Tensor | None:
     if isinstance(dim, Product):
         whole = each[0]
         for inner in each[1:]:
-            whole = (whole.unsqueeze(-1) * inner.unsqueeze(-2)).flatten(-2)
+            whole = (whole[:, None] * inner).flatten()
         return whole
-    batch = torch.broadcast_shapes(*(flip.shape[:-1] for flip in each))
-    return torch.cat([flip.expand(*batch, -1) for flip in each], -1)
+    return torch.cat(each)
 
 
 def _or_range(place: Tensor | None, size: int) -> Tensor:
@@ -128,10 +126,18 @@ def _or_range(place: Tensor | None, size: int) -> Tensor:
 @dataclass(frozen=True)
 class Permutation:
     """
-    One rearrangement of a net's units, or many: ``new[i] = sign[i] * old[permutation[i]]``.
+    One rearrangement of a net's units, or ``S`` of them:
+    ``new[i] = sign[i] * old[permutation[i]]``.
 
-    :param permutations: by axis, integers ``[..., n]``.
-    :param signs: by name, 1 and -1, ``[..., n]``; of those left out nothing is flipped.
+    Example::
+
+        >>> from pyro_groupprior.symmetry import Permutation
+        >>> many = Permutation({"hidden": torch.tensor([[0, 1, 2], [2, 0, 1]])}, {})
+        >>> many[1].permutations["hidden"].tolist()
+        [2, 0, 1]
+
+    :param permutations: by axis, integers ``[n]``, or ``[S, n]``.
+    :param signs: by name, 1 and -1, likewise; of those left out nothing is flipped.
     """
 
     permutations: Mapping[str, Tensor]
@@ -164,26 +170,28 @@ class Symmetry:
     :param tensors: of each tensor, by its name, what each of its dimensions follows.
     :param kinds: by axis, a number for each position: only those with the same number may change
         places. Default: all may.
-    :raises ValueError: if an axis has several sizes, or kinds do not fit.
+    :param tied: of tensors that are one under several names, the name that stands for each other
+        one.
+    :raises ValueError: if an axis has several sizes, a sign has several axes or none, kinds do not
+        fit, or tied tensors are not alike.
     """
 
     def __init__(
-        self, tensors: Mapping[str, Sequence[Dim]], kinds: Mapping[str, Tensor] | None = None
+        self,
+        tensors: Mapping[str, Sequence[Dim]],
+        kinds: Mapping[str, Tensor] | None = None,
+        tied: Mapping[str, str] | None = None,
     ) -> None:
         self.tensors = {name: tuple(dims) for name, dims in tensors.items()}
+        self.tied = dict(tied or {})
         self.axes: dict[str, int] = {}  #: size of every axis
         self.signs: dict[str, str] = {}  #: of what can be flipped, the axis that it is permuted by
         for name, dims in self.tensors.items():
             for whole in (whole for dim in dims for whole in wholes(dim)):
-                if whole.axis is None:
-                    continue
-                if self.axes.setdefault(whole.axis, whole.size) != whole.size:
-                    raise ValueError(
-                        f"tensors[{name!r}]: expected {self.axes[whole.axis]} positions along "
-                        f"{whole.axis!r}, as before, got {whole.size}"
-                    )
-                if whole.sign is not None:
-                    self.signs.setdefault(whole.sign, whole.axis)
+                self._add(name, whole)
+        for name, other in self.tied.items():
+            if self.tensors.get(name) != self.tensors.get(other) or name not in self.tensors:
+                raise ValueError(f"tied: expected tensors that are alike, got {name!r}, {other!r}")
         self.kinds = dict(kinds or {})
         for axis, kind in self.kinds.items():
             if kind.shape != (self.axes.get(axis, -1),):
@@ -192,16 +200,51 @@ class Symmetry:
                     f"got {tuple(kind.shape)} for {axis!r}"
                 )
 
+    def _add(self, name: str, whole: Whole) -> None:
+        if whole.axis is None:
+            if whole.sign is not None:
+                raise ValueError(
+                    f"tensors[{name!r}]: expected an axis where there is a sign, got none for "
+                    f"{whole.sign!r}"
+                )
+            return
+        if self.axes.setdefault(whole.axis, whole.size) != whole.size:
+            raise ValueError(
+                f"tensors[{name!r}]: expected {self.axes[whole.axis]} positions along "
+                f"{whole.axis!r}, as before, got {whole.size}"
+            )
+        if whole.sign is not None and self.signs.setdefault(whole.sign, whole.axis) != whole.axis:
+            raise ValueError(
+                f"tensors[{name!r}]: expected the sign {whole.sign!r} along "
+                f"{self.signs[whole.sign]!r}, as before, got {whole.axis!r}"
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(axes={self.axes}, signs={self.signs})"
+
     def only(self, axis: str) -> Symmetry:
         """The symmetry of one axis, while all others stay."""
+        return self.mapped(lambda whole: whole if whole.axis == axis else Whole(whole.size))
 
-        def kept(dim: Dim) -> Dim:
+    def unsigned(self) -> Symmetry:
+        """The same, but nothing may be flipped."""
+        return self.mapped(lambda whole: Whole(whole.size, whole.axis))
+
+    def mapped(self, function: Callable[[Whole], Whole]) -> Symmetry:
+        """
+        The symmetry with something else in place of every part of a dimension; kinds of axes that
+        are still there and have their size stay.
+        """
+
+        def part(dim: Dim) -> Dim:
             if isinstance(dim, Whole):
-                return dim if dim.axis == axis else Whole(dim.size)
-            return type(dim)(tuple(map(kept, dim.parts)))
+                return function(dim)
+            return type(dim)(tuple(map(part, dim.parts)))
 
-        tensors = {name: list(map(kept, dims)) for name, dims in self.tensors.items()}
-        return Symmetry(tensors, {k: v for k, v in self.kinds.items() if k == axis})
+        tensors = {name: list(map(part, dims)) for name, dims in self.tensors.items()}
+        found = Symmetry(tensors, tied=self.tied)
+        kinds = {a: k for a, k in self.kinds.items() if found.axes.get(a) == len(k)}
+        return Symmetry(tensors, kinds, self.tied)
 
     def identity(self) -> Permutation:
         """The rearrangement that leaves all units where they are."""
@@ -212,7 +255,12 @@ class Symmetry:
         return Permutation(orders, ones)
 
     def random(self, generator: torch.Generator | None = None, flip: bool = True) -> Permutation:
-        """A random rearrangement of all units."""
+        """
+        A random rearrangement of all units.
+
+        :param generator: of random numbers; default: torch's own.
+        :param bool flip: whether signs are flipped too.
+        """
         orders = {
             axis: _shuffled(self.kinds.get(axis, torch.zeros(size, dtype=torch.long)), generator)
             for axis, size in self.axes.items()
@@ -228,8 +276,13 @@ class Symmetry:
         Rearranged tensors. Those that the symmetry does not know stay as they are.
 
         :param tensors: by name, each with any leading dimensions, such as draws.
+        :param Permutation permutation: one; of many take ``Alignment.apply``.
+        :raises ValueError: if these are many.
         """
         moved = dict(tensors)
+        several = [tuple(p.shape) for p in permutation.permutations.values() if p.dim() != 1]
+        if several:
+            raise ValueError(f"permutation: expected one, got orders of shape {several[0]}")
         for name, dims in self.tensors.items():
             if name not in moved:
                 continue

@@ -23,11 +23,16 @@ RULES: dict[str, Rule] = {**elementwise.RULES, **layers.RULES, **shapes.RULES}
 
 
 def find_symmetry(
-    net: nn.Module, *args: Any, movable: Callable[[str], bool] | Iterable[str] | None = None
+    net: nn.Module,
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    movable: Callable[[str], bool] | Iterable[str] | None = None,
 ) -> Symmetry:
     """
     Derive which axes of a net's parameters may be permuted together, from a trace of the net (by
-    :func:`torch.export.export`, in evaluation mode).
+    :func:`torch.export.export`, in evaluation mode; recurrent layers are unrolled: give them short
+    sequences). All that is found is proved, but more may be there: what is within attention heads,
+    or within groups of channels, is permuted alike in all of them.
 
     Example::
 
@@ -37,15 +42,18 @@ def find_symmetry(
         >>> symmetry.axes
         {'0': 50}
 
+    :param Module net: the net.
     :param args: what the net is called with.
+    :param kwargs: what it is called with by name.
     :param movable: which tensors may be rearranged, by name; others stay as they are, so that an
         axis is fixed where one of them is not the same all along it. Default: all parameters and
         the statistics of norm layers.
-    :raises ValueError: if it cannot be derived; the message names the module.
+        Names of the same tensor go together.
+    :raises TypeError: if ``movable`` is a single name.
+    :raises ValueError: if it cannot be derived, where the message names the module; or a name in
+        ``movable`` is none of the net's.
     """
-    symmetry = derive(net, args, movable).symmetry
-    prove(net, symmetry, *args)
-    return symmetry
+    return derive(net, args, kwargs or {}, movable).symmetry
 
 
 @dataclass(frozen=True)
@@ -64,10 +72,15 @@ class Derived:
 
 
 def derive(
-    net: nn.Module, args: tuple[Any, ...], movable: Callable[[str], bool] | Iterable[str] | None
+    net: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    movable: Callable[[str], bool] | Iterable[str] | None,
 ) -> Derived:
-    """Derive what :func:`find_symmetry` proves."""
-    graph = trace(net, args)
+    """Derive, and prove, what :func:`find_symmetry` gives."""
+    graph = trace(net, args, kwargs)
+    if isinstance(movable, str):
+        raise TypeError(f"movable: expected several names, or a function of one, got {movable!r}")
     if movable is None:
         chosen = {name for name, _ in net.named_parameters(remove_duplicate=False)}
         chosen |= _statistics(net)
@@ -75,11 +88,21 @@ def derive(
         chosen = {name for name in graph.tensors if movable(name)}
     else:
         chosen = set(movable)
+        unknown = sorted(chosen - set(graph.tensors))
+        if unknown:
+            raise ValueError(f"movable: expected some of {sorted(graph.tensors)}, got {unknown}")
+    # By identity: a tensor of several names has its axes once, and moves under all of them.
+    owners = {name: id(tensor_of(net, name)) for name in graph.tensors}
+    moving = {owners[name] for name in chosen if name in owners}
     known: dict[str, Axes] = {}
-    tied: dict[int, Axes] = {}  # by identity: a tensor of several names has its axes once
+    firsts: dict[int, str] = {}
+    tied: dict[str, str] = {}
     for name, tensor in graph.tensors.items():
-        if name in chosen:
-            known[name] = tied.setdefault(id(tensor_of(net, name)), fresh(tensor.shape))
+        if owners[name] in moving:
+            first = firsts.setdefault(owners[name], name)
+            known[name] = known.get(first) or fresh(tensor.shape)
+            if first != name:
+                tied[name] = first
     order = Derivation(signs=False)
     _go_through(graph, known, order)
     separate: dict[int, Axes] = {}
@@ -96,7 +119,9 @@ def derive(
         for node in graph.module.graph.nodes
         if node.op == "call_function" and isinstance(node.meta.get("val"), Tensor)
     }
-    return Derived(graph, Symmetry(tensors), values)
+    symmetry = Symmetry(tensors, tied=tied)
+    prove(net, symmetry, *args, kwargs=kwargs)
+    return Derived(graph, symmetry, values)
 
 
 def _statistics(net: nn.Module) -> set[str]:
@@ -161,7 +186,8 @@ def _apply(of: Derivation, node: fx.Node) -> Any:
         raise _refusal(node, f"runs {name}, of which it is not known how it treats units")
     if isinstance(value, Tensor):
         return fresh(value.shape, fixed=True)
-    return [fresh(item.shape, fixed=True) if isinstance(item, Tensor) else [] for item in value]
+    items = value or ()
+    return [fresh(item.shape, fixed=True) if isinstance(item, Tensor) else [] for item in items]
 
 
 def _refusal(node: fx.Node, reason: str) -> ValueError:

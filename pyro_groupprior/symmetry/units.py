@@ -34,29 +34,34 @@ def unit_blocks(symmetry: Symmetry, layout: Layout) -> Tensor:
     first, total = {}, 0
     for axis, size in symmetry.axes.items():
         first[axis], total = total, total + size
-    blocks = []
+    blocks: list[Tensor] = []
     for entry in layout:
         units = torch.full(entry.shape, -1)
         dims = symmetry.tensors.get(entry.name, tuple(map(Whole, entry.shape)))
         for number, dim in enumerate(dims):
-            along = _units(dim, first).reshape(-1, *[1] * (len(dims) - 1 - number))
+            along = _units(dim, first, total).reshape(-1, *[1] * (len(dims) - 1 - number))
             units = torch.where(units < 0, along.expand(units.shape), units)
-        blocks.append(torch.where(units < 0, total, units).flatten())
-        total += 1
+        # The rest of each tensor comes last.
+        blocks.append(torch.where(units < 0, 2**60 + len(blocks), units).flatten())
     return torch.cat(blocks).unique(return_inverse=True)[1]
 
 
-def _units(dim: Dim, first: dict[str, int]) -> Tensor:
-    """The unit of each position along a dimension, -1 where there is none."""
+def _units(dim: Dim, first: dict[str, int], total: int) -> Tensor:
+    """
+    The unit of each position along a dimension, -1 where there is none. What two axes number
+    together, such as heads and what is in each, are units of their own.
+    """
     if isinstance(dim, Whole):
         if dim.axis is None:
             return torch.full((dim.size,), -1)
         return first[dim.axis] + torch.arange(dim.size)
-    parts = [_units(part, first) for part in dim.parts]
+    parts = [_units(part, first, total) for part in dim.parts]
     if not isinstance(dim, Product):
         return torch.cat(parts)
     units = parts[0]
     for part in parts[1:]:
-        outer = units[:, None].expand(-1, len(part))
-        units = torch.where(outer < 0, part.expand(len(units), -1), outer).flatten()
+        outer, inner = units[:, None].expand(-1, len(part)), part.expand(len(units), -1)
+        both = outer * total + inner + total
+        one = torch.where(outer < 0, inner, outer)
+        units = torch.where((outer < 0) | (inner < 0), one, both).flatten()
     return units

@@ -7,8 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pyro_groupprior.symmetry import Activations, Symmetry, align, find_symmetry
-from pyro_groupprior.symmetry.spec import Permutation
+from pyro_groupprior.symmetry import (
+    Activations,
+    Matcher,
+    Permutation,
+    Symmetry,
+    Whole,
+    align,
+    blocks,
+    find_symmetry,
+)
 
 X = 2 * torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
 
@@ -87,6 +95,40 @@ def test_processes_change_nothing() -> None:
     assert torch.equal(one.similarity, two.similarity)
 
 
+@pytest.mark.parametrize("by", ["weights", "likelihood"])
+def test_what_is_the_same_in_all_samples_is_no_hindrance(by: str) -> None:
+    """Such as the scales of norm layers that have not been trained, or one large constant."""
+    net = _net()
+    symmetry = find_symmetry(net, X)
+    samples, _ = _samples(net, symmetry, 0.3)
+    more = {"scale": (Whole(12, "0"),), "large": (Whole(50),)}
+    wider = Symmetry({**symmetry.tensors, **more})
+    constant = {"scale": torch.ones(8, 12), "large": torch.full((8, 50), 1e4)}
+    one = align(samples, symmetry, by=by)
+    two = align({**samples, **constant}, wider, by=by)
+    for axis in symmetry.axes:
+        assert torch.equal(one.permutation.permutations[axis], two.permutation.permutations[axis])
+
+
+def test_a_match_is_no_worse_than_where_it_starts() -> None:
+    net = _net()
+    symmetry = find_symmetry(net, X)
+    samples, planted = _samples(net, symmetry, 0.5)
+    reference = blocks(symmetry, dict(net.named_parameters()))
+    matcher = Matcher(symmetry, reference)
+    for number in range(8):
+        one = {name: value[number] for name, value in samples.items()}
+        back = Permutation(
+            {a: order.argsort() for a, order in planted[number].permutations.items()},
+            {n: sign[planted[number].permutations[symmetry.signs[n]].argsort()]
+             for n, sign in planted[number].signs.items()},
+        )  # fmt: skip
+        moved = blocks(symmetry, symmetry.apply(one, back))
+        start = sum(float((a.value * b.value).sum()) for a, b in zip(moved, reference, strict=True))
+        found = matcher.match(blocks(symmetry, one), anchor=False, starts=[back])
+        assert found.similarity >= start * (1 - 1e-6)
+
+
 def test_the_mean_is_nearer_to_all_than_the_first() -> None:
     net = _net()
     symmetry = find_symmetry(net, X)
@@ -130,6 +172,12 @@ def test_bad_input() -> None:
         align(samples, symmetry, restarts=-1)
     with pytest.raises(ValueError, match="template: expected a name"):
         align(samples, symmetry, template=dict(net.named_parameters()), by="likelihood")
+    template = {n: v[0] for n, v in samples.items()}
+    with pytest.raises(ValueError, match=r"template\['0.bias'\]: expected shape \(12,\), got none"):
+        align(samples, symmetry, template={n: v for n, v in template.items() if n != "0.bias"})
+    other = Activations(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1)), torch.randn(2, 4))
+    with pytest.raises(ValueError, match="by: expected activations of a net with the axes"):
+        align(samples, symmetry, by=other)
     with pytest.raises(ValueError, match="kinds: expected a number for each position"):
         Symmetry(symmetry.tensors, {"0": torch.arange(3)})
     assert isinstance(symmetry.identity(), Permutation)

@@ -7,6 +7,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from pyro_groupprior.symmetry import (
+    Activations,
+    Symmetry,
     find_symmetry,
     matching_null,
     num_transpositions,
@@ -14,6 +16,8 @@ from pyro_groupprior.symmetry import (
     transpositions_along,
     transpositions_between,
 )
+
+from .nets import NETS
 
 
 def _net() -> nn.Module:
@@ -40,14 +44,44 @@ def test_noise_aligned_by_hand() -> None:
         order = torch.as_tensor(linear_sum_assignment((rows @ noise.T).numpy(), maximize=True)[1])
         total += noise[order] / 200
         counts.append(float(num_transpositions(order)))
-    last = template["2.bias"] - template["2.bias"].mean()
-    squares = (rows - mean).square().sum() + last.square().sum()
-    slope = float((total * (rows - mean)).sum() / squares)
+    slope = float((total * (rows - mean)).sum() / (rows - mean).square().sum())
     assert null.slope == pytest.approx(slope, abs=0.02)
     assert null.slope > 0.3
     expected, deviation = random_transpositions(30)
     assert null.transpositions["0"] == pytest.approx(expected, abs=0.5)
+    assert null.random["0"] == (expected, deviation)
     assert sum(counts) / 200 == pytest.approx(expected, abs=5 * deviation / 200**0.5)
+
+
+def test_noise_for_norm_layers_and_tied_weights() -> None:
+    norm = nn.Sequential(nn.Linear(6, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Linear(30, 2)).eval()
+    norm[1].running_var.uniform_(0.5, 2.0)
+    x = torch.randn(5, 6)
+    by = Activations(norm, x)
+    null = matching_null(norm.state_dict(), find_symmetry(norm, x), by=by)
+    assert 0 < null.slope < 1
+    make, tokens, _, _ = NETS["tied"]
+    net = make()
+    symmetry = find_symmetry(net, tokens)
+    assert len(symmetry.tied) == 1
+    template = dict(net.named_parameters(remove_duplicate=False))
+    (name, first), *_ = symmetry.tied.items()
+    both = matching_null(template, symmetry, num_samples=100)
+    # Weights under two names count once: as where the second is not there.
+    alone = Symmetry({k: v for k, v in symmetry.tensors.items() if k != name})
+    one = matching_null(template, alone, num_samples=100)
+    assert both.slope == pytest.approx(one.slope, rel=1e-6)
+    assert name != first
+
+
+def test_nothing_to_align() -> None:
+    net = _net()
+    symmetry = find_symmetry(net, torch.randn(2, 6))
+    with pytest.raises(ValueError, match="symmetry: expected one with an axis"):
+        matching_null(net.state_dict(), Symmetry({}))
+    constant = {name: torch.zeros_like(value) for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match="template: expected tensors of which entries differ"):
+        matching_null(constant, symmetry)
 
 
 def test_swaps_along_a_chain() -> None:

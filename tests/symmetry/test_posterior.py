@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.comparison import WeightMoments
+from pyro_groupprior.families import Normal
 from pyro_groupprior.symmetry import (
+    Activations,
     Alignment,
     align_draws,
     in_frame,
+    in_one_frame,
     permute_draws,
     posterior_symmetry,
 )
@@ -108,7 +111,12 @@ def test_whatever_the_prior() -> None:
     assert not symmetry.kinds
     assert len(symmetry.signs) == 2
     draws = _draws(model)
+    with pytest.raises(ValueError, match="weights can change places only with their whole groups"):
+        permute_draws(model, draws, symmetry.unsigned(), _planted(symmetry.unsigned(), 5))
     draws["weights_assignment"] = model.assignment.index.float().expand(5, -1)
+    with pytest.raises(ValueError, match=r"signs of weights cannot be flipped, .*unsigned\(\)"):
+        permute_draws(model, draws, symmetry, _planted(symmetry, 5))
+    del draws["weights_loc"]
     moved = permute_draws(model, draws, symmetry, _planted(symmetry, 5))
     outputs = [pgp.predict(model, given, X).outputs for given in (draws, moved)]
     torch.testing.assert_close(*outputs)
@@ -161,6 +169,71 @@ def test_a_guide_is_brought_into_the_frame_of_another() -> None:
     torch.testing.assert_close(found.sd, torch.zeros(57))
 
 
+def test_one_frame_for_all() -> None:
+    model = _model(loc=0.0)
+    symmetry = posterior_symmetry(model, X)
+    mean = torch.randn(57)
+    draws = (mean + 0.01 * torch.randn(6, 57)).contiguous()
+    one, other = (
+        permute_draws(model, {"weights": draws}, symmetry, _planted(symmetry, 6)) for _ in range(2)
+    )
+    found = in_one_frame(model, {"hmc": one, "vi": other}, symmetry, "hmc", restarts=3)
+    torch.testing.assert_close(found["hmc"].mean, found["vi"].mean, atol=1e-5, rtol=0)
+    # The reference's own arrangement is as good as any other.
+    torch.testing.assert_close(found["hmc"].sd.sort().values, draws.std(0).sort().values)
+    with pytest.raises(ValueError, match="reference: expected one of"):
+        in_one_frame(model, {"hmc": one}, symmetry, "vi")
+
+
+class _Skewed(Normal):
+    """As good as any that does not say whether it is symmetric."""
+
+    is_symmetric = False
+
+
+@pytest.mark.parametrize(
+    ("options", "flipped"),
+    [
+        ({"loc": torch.tensor(0.0)}, True),
+        ({"loc": torch.zeros(16)}, True),
+        ({"loc": torch.ones(16)}, False),
+        ({"loc": 0.0, "family": _Skewed()}, False),
+    ],
+)
+def test_signs_need_a_prior_that_is_symmetric_about_zero(options: Any, flipped: bool) -> None:
+    assert bool(posterior_symmetry(_model(**options), X).signs) == flipped
+
+
+@pytest.mark.parametrize("scale", [dist.HalfCauchy(1.0).expand([16]), torch.ones(16)])
+def test_hyperpriors_that_are_the_same_for_all(scale: Any) -> None:
+    assert not posterior_symmetry(_model(scale=scale), X).kinds
+
+
+def test_base_scales_tell_units_apart() -> None:
+    base = torch.ones(57)
+    base[:3] = 2.0  # what the first unit reads
+    symmetry = posterior_symmetry(_model(base_scale=base, grouping="layer"), X)
+    assert {axis: kind.tolist() for axis, kind in symmetry.kinds.items()} == {"0": [0] + [1] * 5}
+
+
+def test_inputs_by_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 1)
+
+        def forward(self, *, x: Tensor, times: int = 1) -> Tensor:
+            return self.b(torch.relu(self.a(x) * times))
+
+    model = pgp.BayesianModule(Named(), pgp.likelihoods.Normal())
+    symmetry = posterior_symmetry(model, {"x": X, "times": 2})
+    assert symmetry.axes == {"a": 6}
+    activations = Activations(model.net, kwargs={"x": X, "times": 2})
+    (block,) = activations({})
+    expected = torch.relu(model.net.a(X) * 2)
+    torch.testing.assert_close(block.value, expected)
+
+
 def test_point_parameters_stay() -> None:
     net = nn.Sequential(nn.Linear(3, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 1))
     nn.init.uniform_(net.get_parameter("1.weight"))
@@ -173,5 +246,8 @@ def test_bad_input() -> None:
     symmetry = posterior_symmetry(model, X)
     with pytest.raises(ValueError, match=r"draws: expected \[draws, 57\] of 'weights', got None"):
         align_draws(model, {}, symmetry)
+    draws = {"weights": torch.randn(3, 57)}
+    with pytest.raises(ValueError, match="alignment: expected one of 3 draws, got one of 2"):
+        permute_draws(model, draws, symmetry, _planted(symmetry, 2))
     with pytest.raises(TypeError, match="model: expected a BayesianModule, got Linear"):
         posterior_symmetry(nn.Linear(3, 1), X)  # type: ignore[arg-type]
