@@ -272,19 +272,23 @@ class SiteGuide(nn.Module):
 
         :param draws: of all latent sites by name, each ``[S, ...]``; of the model, as it is now.
         :param args: the model's, for a guide that is not set up yet.
+        :raises TypeError: if the draws are no mapping.
         :raises ValueError: if draws are missing, fewer than two, do not fit, or are not finite.
         """
+        if not isinstance(draws, Mapping):
+            raise TypeError(f"draws: expected tensors by site, got {type(draws).__name__}")
         if not self.sites:
             self.setup(*args, **kwargs)
-        free = {}
+        free: dict[LatentSite, Tensor] = {}
         for site in self.sites:
             shape = tuple(self.locs[site.key].shape)
             if site.name not in draws:
                 raise ValueError(f"draws: {site.name!r} is missing, there are {sorted(draws)}")
             value = biject_to(site.support).inv(draws[site.name].to(self.locs[site.key]))
-            if len(value) < 2 or value[0].numel() != self.locs[site.key].numel():
+            number = len(next(iter(free.values()))) if free else max(*value.shape[:1], 2, 2)
+            if value.shape[:1] != (number,) or _wide(value.shape[1:]) != _wide(shape):
                 raise ValueError(
-                    f"draws[{site.name!r}]: expected two or more of shape {shape}, got "
+                    f"draws[{site.name!r}]: expected {number} of shape {shape}, got "
                     f"{tuple(draws[site.name].shape)}"
                 )
             if not bool(value.isfinite().all()):
@@ -306,6 +310,18 @@ class SiteGuide(nn.Module):
         """How many numbers the posterior is made of."""
         self._require_setup()
         return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """How much memory these numbers take."""
+        self._require_setup()
+        return self.num_numbers * next(self.parameters()).element_size()
+
+    @property
+    def structure(self) -> str:
+        """What its parameters mean, besides their names: that of another guide is another."""
+        layout = getattr(self.model, "layout", ())
+        return repr([(entry.name, tuple(entry.shape)) for entry in layout])
 
     @torch.no_grad()
     def regrouped(
@@ -377,3 +393,8 @@ def _resize_before_load(guide: nn.Module, state: dict[str, Any], prefix: str, *u
         if saved is not None and saved.shape[1:] == own.shape[1:] and len(saved) != len(own):
             block, _, key = name.partition(".")
             getattr(guide, block)[key] = nn.Parameter(own.new_empty(saved.shape))
+
+
+def _wide(shape: Sequence[int]) -> list[int]:
+    """Sizes but 1, of which Pyro adds some for plates."""
+    return [size for size in shape if size != 1]

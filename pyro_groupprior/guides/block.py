@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +48,8 @@ class AutoBlockNormal(SiteGuide):
     :param float init_scale: as in :class:`AutoMeanField`.
     :param int max_entries: largest number of entries of all covariances together.
     :raises TypeError: if the model is no :class:`~pyro_groupprior.BayesianModule`.
-    :raises ValueError: if the blocks are not hard, do not fit, or there are more entries.
+    :raises ValueError: if the model is not centered, the blocks are not hard or do not fit, or
+        there are more entries.
     """
 
     def __init__(
@@ -61,12 +64,13 @@ class AutoBlockNormal(SiteGuide):
         super().__init__(model, init_loc_fn=init_loc_fn, init_scale=init_scale)
         if not isinstance(model, BayesianModule):
             raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
+        if not model.centered:
+            raise ValueError("model: expected centered=True; else the weights are no site of it")
         assignment = model.partition(blocks)
         if assignment.is_soft:
             raise ValueError("blocks: expected each weight in one block, got a soft assignment")
-        #: Positions of the weights of all blocks of one size, ``[blocks, size]``.
-        self._members = _by_size(assignment.index.long())
-        entries = sum(places.shape[0] * places.shape[1] ** 2 for places in self._members)
+        members = _by_size(assignment.index.long())
+        entries = sum(places.shape[0] * places.shape[1] ** 2 for places in members)
         if entries > max_entries:
             raise ValueError(
                 f"blocks: their covariances have {entries} entries together; expected at most "
@@ -74,6 +78,21 @@ class AutoBlockNormal(SiteGuide):
             )
         self.weights = model.site
         self.correlations = nn.ParameterList()
+        self._num_sizes = len(members)
+        for number, places in enumerate(members):
+            self.register_buffer(f"_members{number}", places, persistent=False)
+        order = torch.cat([places.flatten() for places in members]).argsort()
+        self.register_buffer("_order", order, persistent=False)
+
+    @property
+    def _members(self) -> list[Tensor]:
+        """Positions of the weights of all blocks of one size, ``[blocks, size]``."""
+        return [self.get_buffer(f"_members{number}") for number in range(self._num_sizes)]
+
+    @property
+    def structure(self) -> str:
+        blocks = hashlib.sha256(self.get_buffer("_order").cpu().numpy().tobytes()).hexdigest()
+        return f"{super().structure} {self.block_sizes} {blocks}"
 
     @property
     def block_sizes(self) -> dict[int, int]:
@@ -97,7 +116,7 @@ class AutoBlockNormal(SiteGuide):
             correlation.tril(-1) * scale[places].unsqueeze(-1) + scale[places].diag_embed()
             for correlation, places in zip(self.correlations, self._members, strict=True)
         ]
-        fn = BlockNormal(loc, trils, self._members)
+        fn = BlockNormal(loc, trils, self._members, order=self.get_buffer("_order"))
         return fn.expand(batch) if batch else fn
 
     def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
@@ -106,11 +125,10 @@ class AutoBlockNormal(SiteGuide):
             return
         _, scale = mean_and_sd(draws)
         for correlation, members in zip(self.correlations, self._members, strict=True):
-            for number, places in enumerate(members):
-                tril = standardized_cholesky(draws[:, places])
-                own = tril.diagonal()
-                correlation[number].copy_((tril / own.unsqueeze(-1)).tril(-1))
-                scale[places] *= own
+            trils = torch.stack([standardized_cholesky(draws[:, places]) for places in members])
+            own = trils.diagonal(dim1=-2, dim2=-1)
+            correlation.copy_((trils / own.unsqueeze(-1)).tril(-1))
+            scale[members] *= own
         self.unconstrained_scales[site.key].copy_(inverse_softplus(scale))
 
     @property
@@ -146,6 +164,8 @@ class BlockNormal(TorchDistribution):
     :param trils: for each size of blocks a lower Cholesky factor, ``[blocks, size, size]``.
     :param members: likewise the entries that each block is made of, ``[blocks, size]``; each entry
         is in one.
+    :param Tensor order: where each entry stands among all blocks' one after another; default:
+        worked out.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 -- torch's own
@@ -158,14 +178,18 @@ class BlockNormal(TorchDistribution):
         trils: Sequence[Tensor],
         members: Sequence[Tensor],
         batch_shape: torch.Size | tuple[int, ...] = (),
+        order: Tensor | None = None,
     ) -> None:
         self.loc, self.trils = loc, list(trils)
         self.members = [places.to(loc.device) for places in members]
+        if order is None:
+            order = torch.cat([places.flatten() for places in self.members]).argsort()
+        self.order = order.to(loc.device)
         super().__init__(torch.Size(batch_shape), loc.shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BlockNormal:
         """The same distribution with outer dimensions."""
-        return BlockNormal(self.loc, self.trils, self.members, batch_shape)
+        return BlockNormal(self.loc, self.trils, self.members, batch_shape, self.order)
 
     @property
     def mean(self) -> Tensor:
@@ -203,14 +227,14 @@ class BlockNormal(TorchDistribution):
 
     def entropy(self) -> Tensor:
         """In nats, shape ``[...]``."""
-        widths = sum(tril.diagonal(dim1=-2, dim2=-1).log().sum() for tril in self.trils)
-        constant = 0.5 * len(self.loc) * (1 + torch.log(torch.tensor(2 * torch.pi)))
+        diagonals = [tril.diagonal(dim1=-2, dim2=-1) for tril in self.trils]
+        widths = torch.stack([diagonal.log().sum() for diagonal in diagonals]).sum()
+        constant = 0.5 * len(self.loc) * (1 + math.log(2 * math.pi))
         return (widths + constant).expand(self.batch_shape)
 
     def _in_place(self, parts: Sequence[Tensor]) -> Tensor:
         """Values of all blocks, one after another, in the order of the entries."""
-        places = torch.cat([places.flatten() for places in self.members])
-        return torch.cat(list(parts), -1)[..., places.argsort()]
+        return torch.cat(list(parts), -1)[..., self.order]
 
 
 register_kl(BlockNormal, torch.distributions.Independent)(kl_from_independent_normal)

@@ -26,33 +26,61 @@ def standardized_cholesky(draws: Tensor) -> Tensor:
     """
     The Cholesky factor of the correlations of some elements, shrunk towards none as far as the
     number of draws asks for (Ledoit and Wolf 2004, "A well-conditioned estimator for
-    large-dimensional covariance matrices").
+    large-dimensional covariance matrices"). One that never changed is correlated with none.
 
     :param Tensor draws: shape ``[S, W]``.
-    :return: shape ``[W, W]``.
+    :return: shape ``[W, W]``; its rows have norm 1.
     """
-    mean, sd = mean_and_sd(draws.double())
-    standard = ((draws - mean) / sd).cpu().numpy()
-    found, _ = ledoit_wolf(standard, assume_centered=True)
-    return torch.linalg.cholesky(torch.as_tensor(found)).to(draws)
+    standard, moves = _standardized(draws.double())
+    covariance, _ = ledoit_wolf(standard.cpu().numpy(), assume_centered=True)
+    found = torch.as_tensor(covariance).to(draws.device)
+    sd = torch.where(moves, found.diagonal().sqrt(), 1.0)
+    found = found / sd / sd[:, None] * (moves & moves[:, None])
+    found.fill_diagonal_(1.0)
+    return torch.linalg.cholesky(found).to(draws)
 
 
 def shared_directions(draws: Tensor, rank: int) -> Tensor:
     """
-    The principal directions of standardised elements, in units of what of each remains.
+    The principal directions of standardised elements, in units of what of each remains; shrunk as
+    in :func:`standardized_cholesky`.
 
     :param Tensor draws: shape ``[S, W]``.
     :param int rank: how many at most.
     :return: ``F`` of shape ``[W, rank]``, so that ``I + F F'`` is the covariance in units of the
         diagonal that remains.
     """
-    mean, sd = mean_and_sd(draws)
-    standard = (draws - mean) / sd / (len(draws) - 1) ** 0.5
-    _, sizes, directions = torch.linalg.svd(standard, full_matrices=False)
+    standard, _ = _standardized(draws)
+    root = (len(draws) - 1) ** 0.5
+    _, sizes, directions = torch.linalg.svd(standard / root, full_matrices=False)
     found = draws.new_zeros(draws.shape[1], rank)
     kept = min(rank, len(sizes))
     found[:, :kept] = (sizes[:kept, None] * directions[:kept]).T
+    found = found * (1 - shrinkage(standard)) ** 0.5
     shared = found.square().sum(1, keepdim=True)
     # What is shared is a share of a variance of 1; a little of each is left for its own.
     found = found * ((1 - _LEAST) / shared.clamp(min=1 - _LEAST)).sqrt()
     return found / (1 - found.square().sum(1, keepdim=True)).sqrt()
+
+
+def shrinkage(standard: Tensor) -> float:
+    """
+    How far the covariance of elements of mean 0 is to be shrunk, between 0 and 1 (Ledoit and Wolf
+    2004), by the inner products of draws: the elements may be many more.
+
+    :param Tensor standard: shape ``[S, W]``.
+    """
+    number, size = standard.shape
+    products = (standard @ standard.T).double()
+    trace = float(products.trace()) / number
+    squares = float(products.square().sum()) / number**2  # of the sample covariance's entries
+    distance = squares - trace**2 / size
+    noise = float(products.diagonal().square().sum()) / number**2 - squares / number
+    return min(max(noise / distance, 0.0), 1.0) if distance > 0 else 0.0
+
+
+def _standardized(draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 and standard deviation 1; and which elements have changed at all."""
+    mean, sd = draws.mean(0), draws.std(0)
+    moves = sd > 1e-7 * mean.abs()
+    return torch.where(moves, (draws - mean) / torch.where(moves, sd, 1.0), 0.0), moves

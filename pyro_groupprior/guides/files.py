@@ -37,14 +37,18 @@ def save_guide(path: str | Path, guide: SiteGuide) -> None:
 
     :param path: the file, which is replaced as a whole.
     :param SiteGuide guide: of this package.
+    :raises TypeError: if it is none of this package's.
     :raises RuntimeError: if it is not set up.
     """
+    if not isinstance(guide, SiteGuide):
+        raise TypeError(f"guide: expected one of this package, got {type(guide).__name__}")
     numbers = guide.num_numbers  # refuses one that is not set up
     tensors = {
         name: _below(value) if name.startswith(_SQUARE) else value
         for name, value in guide.state_dict().items()
     }
-    write_file(path, KIND, tensors, {"class": type(guide).__name__, "numbers": numbers})
+    notes = {"class": type(guide).__name__, "numbers": numbers, "structure": guide.structure}
+    write_file(path, KIND, tensors, notes)
 
 
 def load_guide(path: str | Path, guide: SiteGuide, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +58,7 @@ def load_guide(path: str | Path, guide: SiteGuide, *args: Any, **kwargs: Any) ->
     :param path: the file.
     :param SiteGuide guide: of the same class, made in the same way for the same model.
     :param args: the model's, for a guide that is not set up yet.
-    :raises ValueError: if the file is damaged, or of another guide; nothing has changed then.
+    :raises ValueError: if the file is damaged, or of another guide; no parameter has changed then.
     """
     tensors, notes = read_file(path, KIND)
     if notes["class"] != type(guide).__name__:
@@ -74,7 +78,13 @@ def load_guide(path: str | Path, guide: SiteGuide, *args: Any, **kwargs: Any) ->
                 f"path: {path} is of another guide: expected shape {tuple(expected.shape)} of "
                 f"{name!r}, got {tuple(value.shape)}"
             )
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"path: {path} has NaN or inf in {name!r}")
         state[name] = _square(value, own[name]) if name.startswith(_SQUARE) else value
+    if notes["structure"] != guide.structure:
+        raise ValueError(
+            f"path: {path} is of another guide: its weights, or their blocks, are others"
+        )
     guide.load_state_dict(state)
 
 

@@ -101,6 +101,9 @@ def test_bad_input() -> None:
         AutoBlockNormal(lambda: None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="16 entries together; expected at most max_entries=10"):
         AutoBlockNormal(net, max_entries=10)
+    decentred = BayesianModule(nn.Linear(3, 1), likelihoods.Normal(), centered=False)
+    with pytest.raises(ValueError, match="model: expected centered=True"):
+        AutoBlockNormal(decentred)
     soft = Assignment(torch.zeros(4, 2, dtype=torch.long), 1, torch.full((4, 2), 0.5))
     with pytest.raises(ValueError, match="blocks: expected each weight in one block"):
         AutoBlockNormal(net, blocks=soft)

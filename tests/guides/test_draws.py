@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import LedoitWolf, ledoit_wolf_shrinkage
 from torch import Tensor, nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.guides import SiteGuide
+from pyro_groupprior.guides.draws import shared_directions, shrinkage
 
 X, Y = torch.randn(9, 3), torch.randn(9, 1)
 GUIDES: list[tuple[type[SiteGuide], dict[str, Any]]] = [
@@ -79,10 +80,53 @@ def test_few_draws_are_shrunk_as_by_scikit_learn() -> None:
     guide.fit_draws(draws, X, Y)
     weights = draws["weights"].double().numpy()
     standard = (weights - weights.mean(0)) / weights.std(0, ddof=1)
-    expected = LedoitWolf(assume_centered=True).fit(standard).covariance_
+    shrunk = LedoitWolf(assume_centered=True).fit(standard).covariance_
+    expected = shrunk / np.sqrt(np.outer(shrunk.diagonal(), shrunk.diagonal()))
     found = guide.factor(guide.site("weights")).covariance_matrix.detach().numpy()
     sd = weights.std(0, ddof=1)
     np.testing.assert_allclose(found / sd / sd[:, None], expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "options"), GUIDES)
+@pytest.mark.parametrize("count", [3, 10, 400])
+def test_few_draws_have_their_own_deviations(
+    kind: type[SiteGuide], options: dict[str, Any], count: int
+) -> None:
+    guide, draws = kind(_model(), **options), _draws(count)
+    guide.fit_draws(draws, X, Y)
+    _, sd = guide.moments("weights")
+    torch.testing.assert_close(sd, draws["weights"].std(0), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(10, 8), (50, 8), (400, 64)])
+def test_noise_has_no_directions(count: int, rank: int) -> None:
+    noise = torch.randn(count, 200, generator=torch.Generator().manual_seed(0))
+    factor = shared_directions(noise, rank)
+    covariance = factor @ factor.T + torch.eye(200)
+    sd = covariance.diagonal().sqrt()
+    correlations = (covariance / sd / sd[:, None]).fill_diagonal_(0.0)
+    # Those of the draws themselves have a standard deviation of one over the root of their number.
+    assert float(correlations.square().mean().sqrt()) < 0.3 * count**-0.5
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (60, 7), (200, 200)])
+def test_shrinkage_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
+    draws = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    draws = draws @ torch.randn(shape[1], shape[1], dtype=torch.double) / shape[1] ** 0.5
+    expected = ledoit_wolf_shrinkage(draws.numpy(), assume_centered=True)
+    assert shrinkage(draws) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "options"), GUIDES)
+def test_weights_that_never_change(kind: type[SiteGuide], options: dict[str, Any]) -> None:
+    guide, draws = kind(_model(), **options), _draws(50)
+    draws["weights"][:, :5] = 0.0
+    guide.fit_draws(draws, X, Y)
+    again = guide.draws(2000)["weights"]
+    assert float(again[:, :5].abs().max()) < 1e-4
+    torch.testing.assert_close(
+        again[:, 5:].std(0), draws["weights"][:, 5:].std(0), rtol=0.1, atol=0
+    )
 
 
 def test_numbers() -> None:
@@ -90,6 +134,7 @@ def test_numbers() -> None:
     for kind, options in GUIDES:
         guide = kind(_model(), **options)
         guide.fit_draws(_draws(5), X, Y)
+        assert guide.num_bytes == 4 * guide.num_numbers
         counts[kind.__name__] = guide.num_numbers - 2 * (2 + 2 + 1)  # without the other sites
     assert counts == {
         "AutoMeanField": 32,
@@ -105,10 +150,14 @@ def test_bad_input() -> None:
     before = {name: value.clone() for name, value in guide.state_dict().items()}
     for wrong, message in (
         ({"noise": draws["noise"]}, "draws: 'weights_loc' is missing"),
-        ({**draws, "weights": draws["weights"][:1]}, "expected two or more of shape"),
-        ({**draws, "weights": draws["weights"][:, 1:]}, "expected two or more of shape"),
+        ({**draws, "weights": draws["weights"][:1]}, r"expected 5 of shape \(16,\), got \(1, 16\)"),
+        ({**draws, "weights": draws["weights"][:, 1:]}, r"expected 5 of shape \(16,\), got"),
+        ({**draws, "weights": draws["weights"].reshape(5, 4, 4)}, r"got \(5, 4, 4\)"),
+        ({name: value[:1] for name, value in draws.items()}, "expected 2 of shape"),
         ({**draws, "noise": -draws["noise"]}, "expected finite numbers within the support"),
     ):
         with pytest.raises(ValueError, match=message):
             guide.fit_draws(wrong)
+    with pytest.raises(TypeError, match="draws: expected tensors by site, got list"):
+        guide.fit_draws([draws["weights"]])  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import pyro_groupprior as pgp
@@ -72,6 +73,21 @@ def test_bad_input(tmp_path: Path) -> None:
     fixed = pgp.BayesianModule(nn.Linear(3, 1), pgp.likelihoods.Normal(), scale=1.0)
     with pytest.raises(ValueError, match=r"is of another guide: .* is in one of both only"):
         pgp.load_guide(path, pgp.AutoMeanField(fixed), X, Y)
+    blocks = [
+        pgp.AutoBlockNormal(_model(), blocks=index)
+        for index in (torch.arange(16) // 4, torch.arange(16) % 4)
+    ]
+    blocks[0].setup(X, Y)
+    pgp.save_guide(tmp_path / "blocks", blocks[0])
+    with pytest.raises(ValueError, match="its weights, or their blocks, are others"):
+        pgp.load_guide(tmp_path / "blocks", blocks[1], X, Y)
+    with torch.no_grad():
+        guide.locs["weights"][3] = torch.nan
+    pgp.save_guide(tmp_path / "nan", guide)
+    with pytest.raises(ValueError, match=r"has NaN or inf in 'locs.weights'"):
+        pgp.load_guide(tmp_path / "nan", guide)
+    with pytest.raises(TypeError, match="guide: expected one of this package, got AutoNormal"):
+        pgp.save_guide(path, AutoNormal(_model()))  # type: ignore[arg-type]
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ValueError, match="is damaged"):
         pgp.load_guide(path, guide)
