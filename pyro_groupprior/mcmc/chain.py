@@ -5,39 +5,46 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from pyro.infer import HMC
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
 from torch import Tensor
 from tqdm import tqdm
 
+from ..svi.random_state import get_random_state, set_random_state
+from .chain_files import ChainFiles
 from .frame import undisturbed
 from .gradient import fast, value_and_gradient
 from .log_density import LogDensity
 from .potential import SITE, Potential
-from .stored import ENERGY, LOG_JOINT, ChainFiles
 
-KEPT = 100  # draws between two files
+KEPT, KEPT_BYTES = 100, 2**26  # draws between two files, and memory for them, at most
 _STEPS = 50  # of a move, roughly: whether compiling pays
 
 
 @dataclass(frozen=True)
 class ChainResult:
-    """What a chain gives back: draws ``[S, ...]``, none where they are in files."""
+    """
+    What a chain gives back.
+
+    :param samples: by site, each ``[S, ...]``; none where they are in files.
+    :param stats: by name, each ``[S]``, likewise.
+    :param float step_size: after the warm-up.
+    :param float acceptance: mean probability of acceptance after the warm-up.
+    """
 
     samples: dict[str, Tensor]
-    log_joint: Tensor
-    energy: Tensor
-    divergences: int
-    num_steps: int
+    stats: dict[str, Tensor]
     step_size: float
+    acceptance: float
 
 
 @dataclass(frozen=True)
@@ -49,134 +56,201 @@ class Chain:
     :param args: what it is run with.
     :param kernel: makes the kernel from a ``potential_fn``.
     :param steps: of the warm-up, and draws.
-    :param path: a folder for the draws, or None.
+    :param int planned: moves by which it was decided at first whether compiling pays.
+    :param files: where draws are kept, by the chain's number; None to keep them in memory.
     :param bool progress: show a progress bar.
+    :param store: learned points, for processes that have none of them.
     """
 
     model: Callable[..., Any]
     args: tuple[Any, ...]
-    kernel: Callable[..., MCMCKernel]
+    kernel: Callable[..., HMC]
     steps: tuple[int, int]
-    path: str | Path | None
+    planned: int
+    files: Callable[[int], ChainFiles] | None
     progress: bool
+    store: Any
+    origin: tuple[int, int] = field(default_factory=lambda: (os.getpid(), threading.get_ident()))
 
-    def __call__(self, number: int, seed: int, position: Tensor) -> ChainResult:
-        """:param Tensor position: where it starts, ``[D]``."""
+    def __call__(self, number: int, seed: int, position: Tensor) -> ChainResult | None:
+        """
+        :param Tensor position: where it starts, ``[D]``.
+        :return: None where all draws are in files already.
+        :raises RuntimeError: in a thread beside the one that asked for it.
+        """
+        process, thread = self.origin
+        if os.getpid() == process and threading.get_ident() != thread:
+            raise RuntimeError(
+                "run_mcmc: chains need a process each, as Pyro's state and torch's random numbers "
+                "are a process's; got a joblib backend of threads"
+            )
+        files = None if self.files is None else self.files(number)
+        if files is not None and files.num_draws >= self.steps[1]:
+            return None
+        if self.store is not None:
+            pyro.get_param_store().set_state(self.store)
         with undisturbed(self.model, seed), pyro.validation_enabled(False):
             density = LogDensity(self.model, self.args)
-            moves = sum(self.steps)
-            evaluate = fast(value_and_gradient(density), _STEPS * moves, position[None])
-            run = _Run(density, Potential(evaluate), number, self)
+            calls = _STEPS * self.planned
+            evaluate = fast(value_and_gradient(density), calls, position[None])
+            run = _Run(density, Potential(evaluate), self, number, files)
             with torch.enable_grad():  # the kernels do not say so themselves
                 return run(position)
+
+
+def make_kernel(kernel: Callable[..., HMC], potential: Potential, **options: Any) -> HMC:
+    """
+    Make a kernel, and see that it is one.
+
+    :raises TypeError: if it is none of Pyro's HMC or NUTS over this potential.
+    """
+    expected = (
+        "kernel: expected what makes one from potential_fn, such as pyro.infer.NUTS or "
+        "functools.partial(pyro.infer.HMC, num_steps=20)"
+    )
+    if isinstance(kernel, HMC) or not callable(kernel):
+        raise TypeError(f"{expected}, got {type(kernel).__name__}")
+    try:
+        made = kernel(potential_fn=potential, **options)
+    except TypeError as error:
+        raise TypeError(f"{expected}, got {kernel!r}: {error}") from error
+    if not isinstance(made, HMC):
+        raise TypeError(f"{expected}, got what makes {type(made).__name__}")
+    return made
 
 
 class _Run:
     """A chain under way."""
 
     def __init__(
-        self, density: LogDensity, potential: Potential, number: int, chain: Chain
+        self,
+        density: LogDensity,
+        potential: Potential,
+        chain: Chain,
+        number: int,
+        files: ChainFiles | None,
     ) -> None:
-        self.density, self.potential, self.number, self.chain = density, potential, number, chain
-        self.files = None if chain.path is None else ChainFiles(chain.path, number)
-        self.rows: list[dict[str, Tensor]] = []
-        self.firsts: list[int] = []
-        self.before = {"divergences": 0, "num_steps": 0}
+        self.density, self.potential, self.chain = density, potential, chain
+        self.number, self.files = number, files
+        self.draws: list[dict[str, Tensor]] = []
+        self.stats: list[dict[str, Tensor]] = []
         self.log_joint = torch.zeros(())
+        self.divergences = 0
+        self.before = (0, 0.0)  # draws that are there already, and their mean acceptance
 
     def __call__(self, position: Tensor) -> ChainResult:
         warmup_steps, num_samples = self.chain.steps
-        done = 0
-        if self.files is not None and self.files.state_path.exists():
-            kernel, position, done = self._resumed(self.files)
+        files, resumed = self.files, self.files is not None and self.files.state_path.exists()
+        if files is not None and resumed:
+            kernel, position = self._resumed(files, position.device)
             warmup_steps = 0
         else:
-            kernel = self.chain.kernel(potential_fn=self.potential)
+            kernel = make_kernel(self.chain.kernel, self.potential)
             kernel.initial_params = {SITE: position}
             kernel.setup(warmup_steps)
-        self.log_joint = -self.potential({SITE: position})
-        total = warmup_steps + num_samples - done
+        done = self.before[0]
         bar = tqdm(
-            total=max(total, 0), disable=not self.chain.progress, desc=f"chain {self.number}"
+            total=warmup_steps + num_samples - done,
+            disable=not self.chain.progress,
+            desc=f"chain {self.number}",
+            position=self.number,
         )
         params = {SITE: position}
         for _ in range(warmup_steps):
             params = kernel.sample(params)
             bar.set_postfix(kernel.logging(), refresh=False)
             bar.update()
+        if files is not None and not resumed:
+            self._write(files, kernel, params[SITE], 0)
+        self.log_joint = -self.potential(params)
+        kept = max(1, min(KEPT, KEPT_BYTES // (4 * self.density.size)))
+        draw = done
+        try:
+            for draw in range(done + 1, num_samples + 1):
+                params = self._move(kernel, params)
+                bar.set_postfix(kernel.logging(), refresh=False)
+                bar.update()
+                if files is not None and (len(self.draws) == kept or draw == num_samples):
+                    self._write(files, kernel, params[SITE], draw)
+        except KeyboardInterrupt:
+            if files is not None and self.draws:
+                whole = self.before[0] + len(self.draws)
+                self._write(files, kernel, params[SITE], whole)
+            raise
+        finally:
+            bar.close()
+        samples, stats = ({}, {}) if files else (_stacked(self.draws), _stacked(self.stats))
+        return ChainResult(samples, stats, float(kernel.step_size), self._acceptance(kernel, draw))
+
+    def _move(self, kernel: HMC, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Move, and keep the draw; the energy is that of where the move began."""
         self.potential.num_calls = 0
-        for draw in range(done, num_samples):
-            with _Momentum() as momentum:
-                params = kernel.sample(params)
-            self._keep(params[SITE], momentum.kinetic)
-            bar.set_postfix(kernel.logging(), refresh=False)
-            bar.update()
-            if self.files is not None and (len(self.rows) == KEPT or draw == num_samples - 1):
-                self._write(self.files, kernel, params[SITE], draw + 1)
-        bar.close()
-        rows = self._stacked() if self.files is None else {}
-        return ChainResult(
-            {name: value for name, value in rows.items() if not name.startswith("_")},
-            rows.get(LOG_JOINT, torch.zeros(0)),
-            rows.get(ENERGY, torch.zeros(0)),
-            len(kernel.diagnostics()["divergences"]) if num_samples > done else 0,
-            self.potential.num_calls - (num_samples - done),
-            float(kernel.step_size),
+        with _Momentum() as momentum:
+            params = kernel.sample(params)
+        num_steps, divergences = self.potential.num_calls, len(kernel.diagnostics()["divergences"])
+        energy = momentum.kinetic - self.log_joint
+        self.log_joint = -self.potential(params)
+        values = self.density.constrain(params[SITE][None])
+        self.draws.append({name: value[0].clone() for name, value in values.items()})
+        self.stats.append(
+            {
+                "log_joint": self.log_joint.detach(),
+                "energy": energy.detach(),
+                "num_steps": torch.tensor(num_steps),
+                "diverging": torch.tensor(divergences > self.divergences),
+            }
         )
+        self.divergences = divergences
+        return params
 
-    def _keep(self, position: Tensor, kinetic: Tensor) -> None:
-        """One draw; the energy is that of where the move began."""
-        energy = kinetic - self.log_joint
-        self.log_joint = -self.potential({SITE: position})
-        values = self.density.constrain(position[None])
-        row = {name: value[0] for name, value in values.items()}
-        self.rows.append({**row, LOG_JOINT: self.log_joint.detach(), ENERGY: energy.detach()})
+    def _acceptance(self, kernel: HMC, draws: int) -> float:
+        """Over all draws; Pyro keeps that of the moves of this run."""
+        done, mean = self.before
+        own = float(kernel.logging()["acc. prob"])
+        return (done * mean + (draws - done) * own) / draws if draws else own
 
-    def _stacked(self) -> dict[str, Tensor]:
-        return {name: torch.stack([row[name] for row in self.rows]) for name in self.rows[0]}
-
-    def _write(self, files: ChainFiles, kernel: Any, position: Tensor, draws: int) -> None:
-        inverse_mass = kernel.inverse_mass_matrix[(SITE,)]
+    def _write(self, files: ChainFiles, kernel: HMC, position: Tensor, draws: int) -> None:
+        tensors, numbers = get_random_state()
         state = {
             "position": position,
-            "random_state": torch.get_rng_state(),
-            "inverse_mass": inverse_mass,
+            "inverse_mass": kernel.inverse_mass_matrix[(SITE,)],
+            **tensors,
         }
-        self.firsts.append(draws - len(self.rows))
         notes = {
-            "draws": draws,
-            "firsts": self.firsts,
             "step_size": float(kernel.step_size),
             "trajectory_length": float(kernel.trajectory_length),
-            "divergences": self.before["divergences"] + len(kernel.diagnostics()["divergences"]),
-            "num_steps": self.before["num_steps"] + self.potential.num_calls - draws,
+            "acceptance": self._acceptance(kernel, draws),
+            "random": numbers,
         }
-        files.write(self._stacked(), state, notes)
-        self.rows = []
+        files.write(_stacked(self.draws), _stacked(self.stats), state, notes)
+        self.draws, self.stats = [], []
 
-    def _resumed(self, files: ChainFiles) -> tuple[Any, Tensor, int]:
-        """The kernel, where the chain stands, and how many draws there are."""
+    def _resumed(self, files: ChainFiles, device: torch.device) -> tuple[HMC, Tensor]:
+        """The kernel, and where the chain stands."""
         state, notes = files.read_state()
-        kernel: Any = self.chain.kernel(
-            potential_fn=self.potential,
+        kernel: Any = make_kernel(
+            self.chain.kernel,
+            self.potential,
             step_size=notes["step_size"],
             adapt_step_size=False,
             adapt_mass_matrix=False,
         )
         kernel.trajectory_length = notes["trajectory_length"]
-        position = state["position"].to(self._device)
+        position = state["position"].to(device)
         kernel.initial_params = {SITE: position}
         kernel.setup(0)
-        inverse_mass = {(SITE,): state["inverse_mass"].to(self._device)}
+        inverse_mass = {(SITE,): state["inverse_mass"].to(device)}
         kernel.mass_matrix_adapter.inverse_mass_matrix = inverse_mass
-        self.firsts, self.before = notes["firsts"], notes
-        torch.set_rng_state(state["random_state"])
-        return kernel, position, notes["draws"]
+        self.before = files.num_draws, notes["acceptance"]
+        set_random_state(state, notes["random"])
+        return kernel, position
 
-    @property
-    def _device(self) -> torch.device:
-        tensors = [value for value in self.chain.args if isinstance(value, Tensor)]
-        return tensors[0].device if tensors else torch.device("cpu")
+
+def _stacked(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Draws of one after the other, ``[S, ...]``, on the CPU."""
+    return (
+        {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]} if rows else {}
+    )
 
 
 class _Momentum(Messenger):

@@ -29,10 +29,12 @@ def diagnose(samples: Mapping[str, Tensor]) -> pd.DataFrame:
 
     :param samples: by name, each ``[chains, draws, ...]``.
     :return: a row for each, with columns ``rhat``, ``ess_bulk`` and ``ess_tail``.
-    :raises ValueError: if there are fewer than 8 draws a chain.
+    :raises ValueError: if there are fewer than 8 draws a chain, or one is NaN or infinite.
     """
     rows = {}
     for name, value in samples.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"draws: expected finite numbers of {name!r}, got NaN or inf")
         if value.shape[1] < 8:
             raise ValueError(f"draws: expected at least 8 a chain, got {value.shape[1]}")
         flat = value.detach().double().cpu().reshape(*value.shape[:2], -1)

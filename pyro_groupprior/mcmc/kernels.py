@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +16,24 @@ import numpy as np
 import pandas as pd
 import pyro
 import torch
-from pyro.infer import NUTS
-from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
+from pyro.infer import HMC, NUTS
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
 from ..batch import count_rows
 from ..nn import BayesianModule
 from ..svi.checks import check_num_rows
-from .chain import Chain
+from .chain import Chain, make_kernel
+from .chain_files import ChainFiles, digest, open_run
 from .diagnostics import diagnose
 from .draws import ChainDraws
 from .frame import check_counts, placed, undisturbed
 from .gradient import recorded, value_and_gradient
 from .hmc import ASCENT_STEPS
 from .log_density import LogDensity
+from .potential import Potential
 from .starts import ascend, chain_starts
-from .stored import StoredDraws, check_settings
+from .stored import StoredDraws
 
 
 @dataclass(frozen=True)
@@ -43,33 +45,43 @@ class MCMCResult(ChainDraws):
     :param Tensor log_joint: log-density of every draw with respect to the unconstrained, decentred
         latents, but for a constant: ``[chains, draws]``.
     :param Tensor energy: of the Hamiltonian in the move that led to a draw: ``[chains, draws]``.
-    :param Tensor divergences: divergent moves of each chain after the warm-up.
-    :param Tensor num_steps: leapfrog steps of each chain after the warm-up.
+    :param Tensor diverging: whether that move diverged: ``[chains, draws]``.
+    :param Tensor num_steps: its leapfrog steps: ``[chains, draws]``.
     :param Tensor step_size: of each chain after the warm-up.
+    :param Tensor acceptance: mean probability of acceptance of each chain after the warm-up.
     """
 
     log_joint: Tensor
     energy: Tensor
-    divergences: Tensor
+    diverging: Tensor
     num_steps: Tensor
     step_size: Tensor
+    acceptance: Tensor
 
-    def diagnostics(self) -> pd.DataFrame:
+    @property
+    def divergences(self) -> Tensor:
+        """Divergent moves of each chain, ``[chains]``."""
+        return self.diverging.sum(1)
+
+    def diagnostics(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
         """
         R-hat and effective sample sizes of the log-density and of every site, the worst element of
         each. A net's weights are never found to agree before their units are in the same order
         (:func:`~pyro_groupprior.symmetry.align_draws`), nor need they to for its function to.
 
+        :param sites: some sites only.
         :return: a row a quantity, with columns ``rhat``, ``ess_bulk`` and ``ess_tail``.
         :raises ValueError: if there are fewer than 8 draws a chain.
         """
-        return diagnose({"log_joint": self.log_joint, **self.samples})
+        names = self.samples if sites is None else sites
+        rows = [diagnose({"log_joint": self.log_joint})]
+        return pd.concat([*rows, diagnose({name: self.samples[name] for name in names})])
 
 
 def run_mcmc(
     model: Callable[..., Any],
     *args: Any,
-    kernel: Callable[..., MCMCKernel] = NUTS,
+    kernel: Callable[..., HMC] = NUTS,
     num_samples: int = 1000,
     warmup_steps: int = 1000,
     num_chains: int = 4,
@@ -103,21 +115,25 @@ def run_mcmc(
     :param args: what it is run with, all data; moved to the model's device.
     :param kernel: makes the kernel: ``functools.partial(pyro.infer.NUTS, max_tree_depth=8)``,
         ``functools.partial(pyro.infer.HMC, num_steps=50, step_size=0.01)``; it is called with
-        ``potential_fn``.
+        ``potential_fn``, and, where a chain goes on, with ``step_size``, ``adapt_step_size`` and
+        ``adapt_mass_matrix`` too.
     :param int num_samples: draws of each chain.
     :param int warmup_steps: moves before, in which the kernel adapts.
     :param int num_chains: how many chains.
-    :param start: as in :func:`run_hmc`.
+    :param start: as in :func:`run_hmc`; or ``"prior"``: a draw from the prior for each chain.
     :param int ascent_steps: likewise.
     :param int seed: the same seed gives the same draws, whatever ``n_jobs`` is.
-    :param int n_jobs: processes over which chains are spread, by joblib, whose backends send them
-        to clusters too; above 1, model and arguments must be such that joblib can send them.
-    :param path: a folder in which draws are kept as they are made, 100 a file, so that memory does
-        not grow with them. The same call goes on where it was stopped, with more samples if wished;
-        a chain that was stopped in its warm-up begins anew.
+    :param int n_jobs: processes over which chains are spread, by joblib, whose backends of
+        processes send them to clusters too (-1 for as many as there are); other than 1, model and
+        arguments must be such that joblib can send them.
+    :param path: a folder, which all processes see, in which draws are kept as they are made, 100 a
+        file at most, so that memory does not grow with them. The same call goes on where it was
+        stopped, with more samples if wished (those that are there stay); a chain that was stopped
+        in its warm-up begins anew.
     :param bool progress: show progress bars.
     :return: all draws; with ``path``, what reads them.
-    :raises TypeError: if ``start`` or a number is of the wrong kind.
+    :raises TypeError: if ``start``, ``kernel`` or a number is of the wrong kind.
+    :raises RuntimeError: under a joblib backend of threads.
     :raises ValueError: if a number is out of range, ``start`` has not a value for each site, data
         or the log-density at the start are not finite, ``path`` holds another run's draws, or the
         model has no latent sites, no observations, another ``num_data`` than rows, or cannot run
@@ -126,7 +142,9 @@ def run_mcmc(
     check_counts(1, num_samples=num_samples, num_chains=num_chains)
     if ascent_steps is None:
         ascent_steps = ASCENT_STEPS if start is None else 0
-    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps, seed=seed)
+    check_jobs(n_jobs)
+    make_kernel(kernel, Potential(_flat))
     if isinstance(model, BayesianModule):
         check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
     args = placed(model, args)
@@ -143,12 +161,26 @@ def run_mcmc(
             raise ValueError(
                 f"model: its log-density where the chains start is not finite: {value.tolist()}"
             )
+        planned, files = warmup_steps + num_samples, None
         if path is not None:
-            shapes = {name: list(shape) for name, shape in density.shapes.items()}
-            settings = {"seed": seed, "num_chains": num_chains, "warmup_steps": warmup_steps}
-            check_settings(Path(path), {**settings, "sites": shapes})
+            settings: dict[str, Any] = {
+                "seed": seed,
+                "num_chains": num_chains,
+                "warmup_steps": warmup_steps,
+                "kernel": digest(kernel),
+                "args": digest(*args),
+                "sites": {name: list(shape) for name, shape in density.shapes.items()},
+                "planned": planned,
+            }
+            starts = {"position": position, "log_joint": value}
+            name, settings = open_run(Path(path), settings, starts)
+            files = functools.partial(ChainFiles, path, run=name)
+            planned = settings["planned"]
+        # Learned points are not part of the model; other processes have a store of their own.
+        store = pyro.get_param_store().get_state() if n_jobs != 1 else None
         steps = (warmup_steps, num_samples)
-        run = delayed(Chain(model, args, kernel, steps, path, progress))
+        chain = Chain(model, args, kernel, steps, planned, files, progress, store)
+        run = delayed(chain)
         # Started from the parent's random state, which the chains in this process change.
         found = Parallel(n_jobs=n_jobs)(
             run(number, seed, position[number]) for number, seed in enumerate(seeds)
@@ -157,9 +189,25 @@ def run_mcmc(
         return StoredDraws(path)
     return MCMCResult(
         {name: torch.stack([chain.samples[name] for chain in found]) for name in density.shapes},
-        torch.stack([chain.log_joint for chain in found]),
-        torch.stack([chain.energy for chain in found]),
-        torch.tensor([chain.divergences for chain in found]),
-        torch.tensor([chain.num_steps for chain in found]),
-        torch.tensor([chain.step_size for chain in found]),
+        **{name: torch.stack([chain.stats[name] for chain in found]) for name in found[0].stats},
+        step_size=torch.tensor([chain.step_size for chain in found]),
+        acceptance=torch.tensor([chain.acceptance for chain in found]),
     )
+
+
+def check_jobs(n_jobs: int) -> None:
+    """
+    Refuse what is no number of processes.
+
+    :raises TypeError: if it is no integer.
+    :raises ValueError: if it is 0.
+    """
+    if not isinstance(n_jobs, int) or isinstance(n_jobs, bool):
+        raise TypeError(f"n_jobs: expected an integer, got {n_jobs!r}")
+    if n_jobs == 0:
+        raise ValueError("n_jobs: expected a number of processes, or -1 for all, got 0")
+
+
+def _flat(position: Tensor) -> tuple[Tensor, Tensor]:
+    """A density that is the same everywhere, to see whether a kernel can be made at all."""
+    return position.new_zeros(len(position)), torch.zeros_like(position)

@@ -29,11 +29,12 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
 
     :param LogDensity density: of the model and its data.
     :param start: a trained guide, of which each chain takes a draw; values by site, each
-        ``[C, ...]``; or None: each chain's weights come from a fresh initialisation of the net,
-        or, where it has none, from its base scale, all else from the prior median.
+        ``[C, ...]``; ``"prior"``, for draws of the model's own; or None: each chain's weights come
+        from a fresh initialisation of the net, or, where it has none, from its base scale, all else
+        from the prior median.
     :param int num_chains: how many chains.
     :raises TypeError: if ``start`` is of the wrong kind.
-    :raises ValueError: if it has not just the latent sites, or values of other shapes.
+    :raises ValueError: if it is another name, or has not just the latent sites, or other shapes.
     """
     model, args = density.original, density.args
     if start is None:
@@ -41,6 +42,13 @@ def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[st
             old = _first_values(model, args)
         nets = [_fresh_values(density, old) for _ in range(num_chains)]
         return {name: torch.stack([values[name] for values in nets]) for name in nets[0]}
+    if isinstance(start, str):
+        if start != "prior":
+            raise ValueError(f"start: expected 'prior', a guide or values by site, got {start!r}")
+        with quiet(model), torch.no_grad():
+            traces = [pyro.poutine.trace(model).get_trace(*args) for _ in range(num_chains)]
+        values = [latent_nodes(trace) for trace in traces]
+        return {name: torch.stack([v[name]["value"] for v in values]) for name in density.shapes}
     if isinstance(start, Mapping):
         expected = {name: (num_chains, *shape) for name, shape in density.shapes.items()}
         odd = [type(v).__name__ for v in start.values() if not isinstance(v, Tensor)]

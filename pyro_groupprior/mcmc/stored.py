@@ -1,61 +1,19 @@
 # Copyright Contributors to the pyro_groupprior project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Draws of chains in files, written while they are made, so that a run can be stopped."""
+"""Draws of chains in files, read as they are asked for."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..storage import read_file, write_file
+from .chain_files import ChainFiles, read_run
 from .diagnostics import diagnose
-
-DRAWS, STATE = "mcmc_draws", "mcmc_state"
-LOG_JOINT, ENERGY = "_log_joint", "_energy"
-
-
-class ChainFiles:
-    """
-    One chain's part of a folder: draws, a file for every so many, and where the chain stands.
-
-    :param path: the folder.
-    :param int chain: the chain's number.
-    """
-
-    def __init__(self, path: str | Path, chain: int) -> None:
-        self.path, self.chain = Path(path), chain
-
-    @property
-    def state_path(self) -> Path:
-        """Where the chain stands."""
-        return self.path / f"chain{self.chain}_state.safetensors"
-
-    def draws_paths(self) -> list[Path]:
-        """The files of draws, in order, up to where the chain stands."""
-        if not self.state_path.exists():
-            return []
-        _, state = self.read_state()
-        names = [f"chain{self.chain}_draws{first:08d}.safetensors" for first in state["firsts"]]
-        return [self.path / name for name in names]
-
-    def write(self, draws: dict[str, Tensor], state: dict[str, Tensor], notes: Any) -> None:
-        """Keep new draws, each ``[S, ...]``, and then where the chain stands after them."""
-        first = notes["firsts"][-1]
-        write_file(self.path / f"chain{self.chain}_draws{first:08d}.safetensors", DRAWS, draws, {})
-        write_file(self.state_path, STATE, state, notes)
-
-    def read_state(self) -> tuple[dict[str, Tensor], Any]:
-        """
-        :raises ValueError: if the file is damaged.
-        """
-        return read_file(self.state_path, STATE)
 
 
 class StoredDraws:
@@ -75,102 +33,105 @@ class StoredDraws:
         torch.Size([20])
 
     :param path: the folder.
-    :raises FileNotFoundError: if there are no chains.
+    :raises FileNotFoundError: if there is no run, or not all of its chains have begun.
+    :raises ValueError: if a file is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        numbers = sorted(
-            int(file.name.removeprefix("chain").partition("_")[0])
-            for file in self.path.glob("chain*_state.safetensors")
-        )
-        if not numbers:
-            raise FileNotFoundError(f"path: there are no draws in {self.path}")
-        self.chains = [ChainFiles(self.path, number) for number in numbers]
+        run, settings = read_run(self.path)
+        self.sites: list[str] = list(settings["sites"])  #: names of the latent sites
+        self.chains = [ChainFiles(self.path, n, run) for n in range(settings["num_chains"])]
+        for chain in self.chains:
+            if not chain.state_path.exists():
+                raise FileNotFoundError(f"path: chain {chain.chain} has no draws in {self.path}")
 
     @property
     def num_draws(self) -> int:
         """Of each chain: as many as all have."""
-        return min(chain.read_state()[1]["draws"] for chain in self.chains)
-
-    @property
-    def divergences(self) -> Tensor:
-        """Divergent moves of each chain, ``[chains]``."""
-        return torch.tensor([c.read_state()[1]["divergences"] for c in self.chains])
+        return min(chain.num_draws for chain in self.chains)
 
     @property
     def log_joint(self) -> Tensor:
         """As in :class:`MCMCResult`, ``[chains, draws]``."""
-        return self._load([LOG_JOINT])[LOG_JOINT]
+        return self._stat("log_joint")
 
     @property
     def energy(self) -> Tensor:
         """As in :class:`MCMCResult`, ``[chains, draws]``."""
-        return self._load([ENERGY])[ENERGY]
+        return self._stat("energy")
 
     @property
-    def sites(self) -> list[str]:
-        """Names of the latent sites."""
-        names = list(read_file(self.chains[0].draws_paths()[0], DRAWS)[0])
-        return [name for name in names if not name.startswith("_")]
+    def diverging(self) -> Tensor:
+        """As in :class:`MCMCResult`, ``[chains, draws]``."""
+        return self._stat("diverging")
+
+    @property
+    def num_steps(self) -> Tensor:
+        """As in :class:`MCMCResult`, ``[chains, draws]``."""
+        return self._stat("num_steps")
+
+    @property
+    def divergences(self) -> Tensor:
+        """Divergent moves of each chain, ``[chains]``."""
+        return self.diverging.sum(1)
+
+    @property
+    def step_size(self) -> Tensor:
+        """Of each chain after the warm-up, ``[chains]``."""
+        return torch.tensor([chain.read_state()[1]["step_size"] for chain in self.chains])
+
+    @property
+    def acceptance(self) -> Tensor:
+        """Mean probability of acceptance of each chain after the warm-up, ``[chains]``."""
+        return torch.tensor([chain.read_state()[1]["acceptance"] for chain in self.chains])
 
     def chunks(self) -> Iterator[dict[str, Tensor]]:
         """A part of one chain's draws after the other, by site, ``[S, ...]``."""
         for chain in self.chains:
-            for path in chain.draws_paths():
-                found, _ = read_file(path, DRAWS)
-                yield {name: value for name, value in found.items() if not name.startswith("_")}
+            yield from chain.draws()
 
     def get_samples(
         self, group_by_chain: bool = False, sites: Sequence[str] | None = None, thin: int = 1
     ) -> dict[str, Tensor]:
         """
-        Draws in memory, as :meth:`pyro.infer.MCMC.get_samples` gives them.
+        Draws in memory, as :meth:`pyro.infer.MCMC.get_samples` gives them; one file at a time is
+        there besides.
 
         :param bool group_by_chain: keep ``[chains, draws, ...]`` apart.
         :param sites: some sites only.
         :param int thin: every so many draws only.
         :raises KeyError: if there is no such site.
+        :raises ValueError: if ``thin`` is not positive.
         """
         unknown = [site for site in sites or () if site not in self.sites]
         if unknown:
             raise KeyError(f"sites: expected some of {self.sites}, got {unknown[0]!r}")
-        found = self._load(self.sites if sites is None else sites, thin)
+        if thin < 1:
+            raise ValueError(f"thin: expected at least 1, got {thin}")
+        names, number, chains = self.sites if sites is None else sites, self.num_draws, []
+        for chain in self.chains:
+            parts, start = [], 0
+            for part in chain.draws():
+                count = len(next(iter(part.values())))
+                rows = slice((-start) % thin, max(number - start, 0), thin)
+                parts.append({name: part[name][rows].clone() for name in names})
+                start += count
+            chains.append({name: torch.cat([part[name] for part in parts]) for name in names})
+        found = {name: torch.stack([chain[name] for chain in chains]) for name in names}
         return found if group_by_chain else {k: v.flatten(0, 1) for k, v in found.items()}
 
-    def diagnostics(self) -> pd.DataFrame:
-        """As :meth:`MCMCResult.diagnostics`, one site in memory at a time."""
+    def diagnostics(self, sites: Sequence[str] | None = None) -> pd.DataFrame:
+        """
+        As :meth:`MCMCResult.diagnostics`, one site in memory at a time.
+
+        :param sites: some sites only.
+        """
         rows = [diagnose({"log_joint": self.log_joint})]
-        rows += [diagnose(self.get_samples(True, [site])) for site in self.sites]
+        names = self.sites if sites is None else sites
+        rows += [diagnose(self.get_samples(True, [site])) for site in names]
         return pd.concat(rows)
 
-    def _load(self, names: Sequence[str], thin: int = 1) -> dict[str, Tensor]:
-        number, chains = self.num_draws, []
-        for chain in self.chains:
-            parts = [read_file(path, DRAWS)[0] for path in chain.draws_paths()]
-            chains.append(
-                {name: torch.cat([part[name] for part in parts])[:number:thin] for name in names}
-            )
-        return {name: torch.stack([chain[name] for chain in chains]) for name in names}
-
-
-def check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """
-    Keep what a run depends on, and refuse a folder of another.
-
-    :raises ValueError: if the folder holds draws made with other settings.
-    """
-    file = path / "settings.json"
-    path.mkdir(parents=True, exist_ok=True)
-    if file.exists():
-        there = json.loads(file.read_text())
-        odd = {name: value for name, value in settings.items() if there.get(name) != value}
-        if odd:
-            name, value = next(iter(odd.items()))
-            raise ValueError(
-                f"path: {path} holds draws made with {name}={there.get(name)!r}, expected {value!r}"
-            )
-    else:
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(settings))
-        temporary.replace(file)
+    def _stat(self, name: str) -> Tensor:
+        number = self.num_draws
+        return torch.stack([chain.stats(name)[:number] for chain in self.chains])

@@ -36,5 +36,9 @@ def test_what_never_changes_is_left_out() -> None:
 
 
 def test_too_few() -> None:
+    draws = torch.randn(2, 20, 3)
+    draws[1, 4, 2] = torch.nan
+    with pytest.raises(ValueError, match="draws: expected finite numbers of 'z', got NaN or inf"):
+        diagnose({"z": draws})
     with pytest.raises(ValueError, match="draws: expected at least 8 a chain, got 7"):
         diagnose({"z": torch.randn(2, 7)})

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import joblib
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.mcmc import MCMCResult, StoredDraws, run_mcmc
+from pyro_groupprior.mcmc.chain import _Run
 from pyro_groupprior.mcmc.diagnostics import diagnose
 
 X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -28,9 +30,9 @@ KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
-def linear(x: Tensor, y: Tensor) -> None:
+def linear(x: Tensor, y: Tensor, width: float = 2.0) -> None:
     """A regression whose posterior is normal."""
-    beta = pyro.sample("beta", dist.Normal(torch.zeros(3), 2.0).to_event(1))
+    beta = pyro.sample("beta", dist.Normal(torch.zeros(3), width).to_event(1))
     mean = (x * beta).sum(-1)
     with pyro.plate("data", len(x)):
         pyro.sample("y", dist.Normal(mean, 0.5), obs=y)
@@ -75,7 +77,12 @@ def test_normal_posterior(kernel: str) -> None:
     kinetic = (result.energy + before)[:, 1:]
     assert kinetic.mean().item() == pytest.approx(1.5, rel=0.15)
     assert int(result.divergences.sum()) == 0
-    assert bool((result.num_steps >= 500).all())
+    assert result.diverging.shape == result.num_steps.shape == (2, 500)
+    if kernel == "hmc":  # the length of a trajectory stays, its steps are adapted
+        expected = (8 * 0.2 / result.step_size).long().clamp(min=1)
+        assert torch.equal(result.num_steps, expected[:, None].expand(2, 500))
+    assert bool((result.num_steps >= 1).all())
+    assert bool(((result.acceptance > 0.5) & (result.acceptance <= 1)).all())
     at_mode = result.log_joint.max() - result.log_joint.mean()
     assert at_mode.item() == pytest.approx(1.5, rel=0.25)
 
@@ -119,6 +126,18 @@ def test_the_same_seed_gives_the_same_draws() -> None:
     assert not torch.equal(one[0], one[1])
 
 
+def _interrupted(draws: int) -> Callable[..., Any]:
+    """A move, by which a user loses patience after so many."""
+    move = _Run._move
+
+    def moved(self: Any, *args: Any) -> Any:
+        if len(self.draws) + self.before[0] + (5 if self.files.num_draws else 0) >= draws:
+            raise KeyboardInterrupt
+        return move(self, *args)
+
+    return moved
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
     kernel: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -128,20 +147,27 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
         "kernel": KERNELS[kernel], "warmup_steps": 20, "num_chains": 2, "progress": False,
     }  # fmt: skip
     whole = run_mcmc(linear, X, Y, num_samples=23, **options)
-    stopped = run_mcmc(linear, X, Y, num_samples=8, path=tmp_path, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_groupprior.mcmc.chain._Run._move", _interrupted(8))
+        with pytest.raises(KeyboardInterrupt):
+            run_mcmc(linear, X, Y, num_samples=23, path=tmp_path, **options)
+    with pytest.raises(FileNotFoundError, match="path: chain 1 has no draws"):
+        StoredDraws(tmp_path)
+    stopped = run_mcmc(linear, X, Y, num_samples=9, path=tmp_path, **options)
     assert isinstance(stopped, StoredDraws)
-    assert stopped.num_draws == 8
+    assert stopped.num_draws == 9
     # As where a process was ended: a file that no state knows of, and a chain that is behind.
-    (tmp_path / "chain0_draws00000008.safetensors").write_bytes(b"half")
+    (tmp_path / "chain0_draws00000009.safetensors").write_bytes(b"half")
     (tmp_path / "chain1_state.safetensors").unlink()
     found = run_mcmc(linear, X, Y, num_samples=23, path=tmp_path, **options)
     assert isinstance(found, StoredDraws)
     assert found.num_draws == 23
     samples = found.get_samples(group_by_chain=True)
-    torch.testing.assert_close(samples["beta"], whole.samples["beta"], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.log_joint, whole.log_joint, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.energy, whole.energy, rtol=1e-4, atol=1e-4)
-    assert torch.equal(found.divergences, whole.divergences)
+    assert torch.equal(samples["beta"], whole.samples["beta"])
+    for name in ("log_joint", "energy", "diverging", "num_steps"):
+        assert torch.equal(getattr(found, name), getattr(whole, name)), name
+    torch.testing.assert_close(found.acceptance, whole.acceptance, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.step_size, whole.step_size)
     # Once more: there is nothing left to do.
     again = run_mcmc(linear, X, Y, num_samples=23, path=tmp_path, **options)
     assert torch.equal(again.get_samples()["beta"], found.get_samples()["beta"])
@@ -163,13 +189,93 @@ def test_stored_draws_are_read_in_parts(tmp_path: Any, monkeypatch: pytest.Monke
     assert found.diagnostics().equals(table)
     with pytest.raises(KeyError, match=r"sites: expected some of \['beta'\], got 'gamma'"):
         found.get_samples(sites=["gamma"])
-    with pytest.raises(ValueError, match="holds draws made with seed=0, expected 1"):
-        run_mcmc(linear, X, Y, **options, path=tmp_path, seed=1, progress=False)
+    for other, changed in (
+        ({"seed": 1}, "seed=0, expected 1"),
+        ({"kernel": KERNELS["hmc"]}, "kernel="),
+        ({"num_chains": 3}, "num_chains=2, expected 3"),
+    ):
+        with pytest.raises(ValueError, match=f"holds draws made with {changed}"):
+            run_mcmc(linear, X, Y, **{**options, **other}, path=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="holds draws made with args="):
+        run_mcmc(linear, X, Y + 0.1, **options, path=tmp_path, progress=False)
+    start = {"beta": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match="draws of another model, or from another start"):
+        run_mcmc(linear, X, Y, **options, path=tmp_path, start=start, progress=False)
+    wider = functools.partial(linear, width=3.0)
+    with pytest.raises(ValueError, match="draws of another model, or from another start"):
+        run_mcmc(wider, X, Y, **options, path=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="thin: expected at least 1, got 0"):
+        found.get_samples(thin=0)
+    with pytest.raises(NotADirectoryError, match="path: expected a folder"):
+        run_mcmc(linear, X, Y, **options, path=tmp_path / "run.safetensors", progress=False)
     with pytest.raises(FileNotFoundError, match="path: there are no draws"):
         StoredDraws(tmp_path / "nowhere")
 
 
+def test_files_of_others_are_refused(tmp_path: Any) -> None:
+    options: dict[str, Any] = {"num_samples": 10, "warmup_steps": 10, "num_chains": 2}
+    found = run_mcmc(linear, X, Y, **options, path=tmp_path, progress=False)
+    one, two = (tmp_path / f"chain{n}_draws00000000.safetensors" for n in (0, 1))
+    whole = two.read_bytes()
+    two.write_bytes(one.read_bytes())
+    with pytest.raises(ValueError, match="is of another chain: expected 1, got 0"):
+        found.get_samples()
+    two.write_bytes(whole[:-8])
+    with pytest.raises(ValueError, match="is damaged"):
+        found.get_samples()
+    two.unlink()
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        found.get_samples()
+    (tmp_path / "run.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds draws, but nothing that says of which run"):
+        run_mcmc(linear, X, Y, **options, path=tmp_path, progress=False)
+
+
+def pointed(y: Tensor) -> None:
+    """A model with a learned point; to have a prior with standard deviation 20 in these tests."""
+    scale = pyro.param("scale", torch.tensor(1.0))
+    z = pyro.sample("z", dist.Normal(0.0, scale))
+    pyro.sample("y", dist.Normal(z, 100.0), obs=y)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_learned_points_go_along_to_other_processes(n_jobs: int) -> None:
+    pyro.param("scale", torch.tensor(20.0))
+    y = torch.tensor(0.0)
+    options: dict[str, Any] = {"num_samples": 300, "warmup_steps": 100, "num_chains": 2}
+    result = run_mcmc(pointed, y, n_jobs=n_jobs, **options, progress=False)
+    expected = (1 / 20**2 + 1 / 100**2) ** -0.5
+    assert result.get_samples()["z"].std().item() == pytest.approx(expected, rel=0.2)
+
+
+def test_threads_are_refused() -> None:
+    options: dict[str, Any] = {"num_samples": 5, "warmup_steps": 5, "num_chains": 2}
+    with (
+        joblib.parallel_config(backend="threading"),
+        pytest.raises(RuntimeError, match="chains need a process each"),
+    ):
+        run_mcmc(linear, X, Y, n_jobs=2, **options, progress=False)
+
+
+def test_a_start_from_the_prior() -> None:
+    options: dict[str, Any] = {"num_samples": 1, "warmup_steps": 0, "num_chains": 40, "seed": 1}
+    tiny = functools.partial(HMC, num_steps=1, step_size=1e-6, adapt_step_size=False)
+    found = run_mcmc(linear, X, Y, start="prior", kernel=tiny, **options, progress=False)
+    beta = found.get_samples()["beta"]
+    assert beta.std().item() == pytest.approx(2.0, rel=0.3)
+    assert len(beta.unique(dim=0)) == 40
+
+
 def test_bad_input() -> None:
+    for kernel in (NUTS(linear), lambda potential_fn: None, 3, pyro.infer.RandomWalkKernel):
+        with pytest.raises(TypeError, match="kernel: expected what makes one from potential_fn"):
+            run_mcmc(linear, X, Y, kernel=kernel)
+    with pytest.raises(ValueError, match="n_jobs: expected a number of processes, or -1"):
+        run_mcmc(linear, X, Y, n_jobs=0)
+    with pytest.raises(ValueError, match="seed: expected at least 0, got -1"):
+        run_mcmc(linear, X, Y, seed=-1)
+    with pytest.raises(ValueError, match="start: expected 'prior', a guide or values by site"):
+        run_mcmc(linear, X, Y, start="posterior")
     with pytest.raises(ValueError, match="num_samples: expected at least 1, got 0"):
         run_mcmc(linear, X, Y, num_samples=0)
     with pytest.raises(ValueError, match=r"args\[0\]: expected finite numbers"):
