@@ -4,19 +4,25 @@
 """What a leapfrog step costs, and an effective sample.
 
 A hierarchical net 10-50-50-1 (ReLU, a learned location and scale for each layer, learned noise) on
-all 442 rows of diabetes, one thread. Per step: Pyro's HMC over our potential (``run_mcmc``), over
-the same model as it stands, and over a model written by hand with a site per tensor; NumPyro's HMC
-on the same density (decentred, as ours; compared with it first); and one step of one chain of
-``run_hmc``, which moves eight at once. All with step sizes so small that nothing is rejected; 32
-steps a move. Then NUTS, one chain after 300 moves of warm-up from the same place: effective samples
-(bulk) of the net's function, the median over 50 rows, for each second after the warm-up.
+all 442 rows of diabetes, on one core and one thread. Per step: Pyro's HMC over our potential
+(``run_mcmc``), over the same model as it stands, and over a model written by hand with a site per
+tensor; NumPyro's HMC on the same density (decentred, as ours; compared with it first); all with
+step sizes so small that nothing is rejected, 32 steps a move. And a step of one chain of
+``run_hmc``, which moves eight at once: what 200 further moves take.
+
+Then NUTS, one chain, from the same draw of the prior everywhere, all decentred: effective samples
+(bulk) of the net's function, the median over 50 rows, for each second after 300 moves of warm-up;
+three seeds. And ``run_hmc`` with eight chains, of which all samples count.
 """
 
 import argparse
-import functools
+import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
+
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")  # read at the import
 
 import arviz
 import jax
@@ -29,7 +35,9 @@ import torch
 from numpyro.infer import HMC as NumPyroHMC
 from numpyro.infer import MCMC as NumPyroMCMC
 from numpyro.infer import NUTS as NumPyroNUTS
+from numpyro.infer import init_to_value as numpyro_init_to_value
 from pyro.infer import HMC, MCMC, NUTS
+from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor, nn
 
 from benchmarks import datasets, timing
@@ -42,6 +50,7 @@ from pyro_groupprior.mcmc.potential import SITE, Potential
 from pyro_groupprior.svi.parameters import quiet
 
 WIDTHS, STEPS, STEP_SIZE, CHAINS, ROWS = (50, 50), 32, 1e-4, 8, 50
+WARMUP, DRAWS, SEEDS, DEPTH = 300, 300, 3, 8
 
 
 def whole_set() -> datasets.Split:
@@ -101,19 +110,9 @@ def steps(split: datasets.Split, seconds: float) -> dict[str, float]:
     check_twin(model, twin(model), split)
     with quiet(model), pyro.validation_enabled(False):
         density = LogDensity(model, args)
-        position = 0.1 * torch.randn(CHAINS, density.size)
-        fast = [
-            compiled(recorded(value_and_gradient(density), start), start)
-            for start in (position[:1], position)
-        ]
-    potential = Potential(fast[0])
-
-    def eight() -> None:
-        where = position
-        for _ in range(STEPS):
-            _, gradient = fast[1](where)
-            where = where + STEP_SIZE * gradient
-
+        position = 0.1 * torch.randn(1, density.size)
+        fast = compiled(recorded(value_and_gradient(density), position), position)
+    potential = Potential(fast)
     numpyro_kernel = NumPyroHMC(
         twin(model), step_size=STEP_SIZE, num_steps=STEPS,
         adapt_step_size=False, adapt_mass_matrix=False,
@@ -130,18 +129,29 @@ def steps(split: datasets.Split, seconds: float) -> dict[str, float]:
         "numpyro": numpyro_move,
         "pyro, the same model": moves(HMC(model, **FIXED), {}, *args),
         "pyro, a site per tensor": moves(HMC(by_hand(model.net), **FIXED), {}, *args),
-        "ours, eight chains": eight,
     }
     found = timing.time_in_turn(calls, seconds, block_seconds=0.2)
-    for name, share in ((name, STEPS * (CHAINS if "eight" in name else 1)) for name in found):
-        found[name] = [t / share for t in found[name]]
+    found = {name: [t / STEPS for t in times] for name, times in found.items()}
+    number = 20 if seconds < 10 else 200
+    found["run_hmc, eight chains"] = [further_moves(model, args, number) / STEPS / CHAINS]
     timing.print_timings("one leapfrog step of one chain", found, "ours")
     return {
         "over_numpyro": timing.ratio(found, "ours", "numpyro"),
         "pyro_over_ours": timing.ratio(found, "pyro, a site per tensor", "ours"),
         "pyro_packed_over_ours": timing.ratio(found, "pyro, the same model", "ours"),
-        "eight_chains_over_numpyro": timing.ratio(found, "ours, eight chains", "numpyro"),
+        "eight_chains_over_numpyro": timing.ratio(found, "run_hmc, eight chains", "numpyro"),
     }
+
+
+def further_moves(model: Any, args: Any, number: int, **options: Any) -> float:
+    """Time a move of ``run_hmc``, all chains at once: what so many more of them take."""
+    options = {"warmup_steps": 0, "num_steps": STEPS, "progress": False, **options}
+    seconds = []
+    for count in (number, 2 * number):
+        start = time.perf_counter()
+        run_hmc(model, *args, num_samples=count, **options)
+        seconds.append(time.perf_counter() - start)
+    return (seconds[1] - seconds[0]) / number
 
 
 def ess(function: np.ndarray) -> float:
@@ -150,75 +160,105 @@ def ess(function: np.ndarray) -> float:
     return float(arviz.ess(data)["f"].median())
 
 
-def samples(split: datasets.Split, warmup: int, draws: int) -> dict[str, float]:
+class _Timed(NUTS):
+    """Notes when the warm-up is over."""
+
+    start = 0.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, max_tree_depth=DEPTH, **kwargs)
+        self.moves = 0
+
+    def sample(self, params: Any) -> Any:
+        self.moves += 1
+        if self.moves == WARMUP + 1:
+            _Timed.start = time.perf_counter()
+        return super().sample(params)
+
+
+def first_values(model: Any, split: datasets.Split, seed: int) -> dict[str, Tensor]:
+    """Draw from the prior of a decentred model."""
+    pyro.set_rng_seed(seed)
+    nodes = pyro.poutine.trace(model).get_trace(split.x, split.y).nodes
+    names = ("weights_loc", "weights_scale", "weights_decentered", "noise")
+    return {name: nodes[name]["value"].detach() for name in names}
+
+
+def samples(split: datasets.Split, seed: int) -> dict[str, float]:
     """Run NUTS everywhere, and count effective samples a second."""
-    model = bayesian(split, WIDTHS)
+    model, decentred = (bayesian(split, WIDTHS, centered=centered) for centered in (True, False))
     args = (split.x, split.y)
-    found: dict[str, tuple[float, float]] = {}
+    values = first_values(decentred, split, seed)
+    index, base = model.assignment.index.long(), model.base_scale
+    found: dict[str, float] = {}
 
     def function(weights: Tensor) -> np.ndarray:
         with torch.no_grad():
             outputs = [model.call_net(w, split.new_x)[:, 0] for w in weights]
         return torch.stack(outputs).numpy()
 
-    kernel = functools.partial(NUTS, max_tree_depth=8)
-    options: dict[str, Any] = {"kernel": kernel, "num_chains": 1, "progress": False}
-    start = time.perf_counter()
-    run_mcmc(model, *args, num_samples=1, warmup_steps=warmup, **options)
-    middle = time.perf_counter()
-    ours = run_mcmc(model, *args, num_samples=draws, warmup_steps=warmup, **options)
-    seconds = time.perf_counter() - middle - (middle - start)
-    found["ours"] = (ess(function(ours.get_samples()["weights"])), seconds)
+    def weights_of(draws: dict[str, Tensor]) -> Tensor:
+        scale, loc = draws["weights_scale"][:, index], draws["weights_loc"][:, index]
+        return base * (loc + scale * draws["weights_decentered"])
 
-    clock = _Clock(warmup)
-    pyro.set_rng_seed(0)
-    mcmc = MCMC(kernel(model), draws, warmup, hook_fn=clock, disable_progbar=True)
+    own = {name: value[None] for name, value in values.items() if name != "weights_decentered"}
+    own["weights"] = weights_of({name: value[None] for name, value in values.items()})
+    options: dict[str, Any] = {"num_chains": 1, "num_samples": DRAWS, "warmup_steps": WARMUP}
+    ours = run_mcmc(model, *args, kernel=_Timed, start=own, seed=seed, progress=False, **options)
+    seconds = time.perf_counter() - _Timed.start
+    found["ours"] = ess(function(ours.get_samples()["weights"])) / seconds
+
+    pyro.set_rng_seed(seed)
+    kernel = _Timed(decentred, init_strategy=init_to_value(values=values))
+    mcmc = MCMC(kernel, DRAWS, WARMUP, disable_progbar=True)
     mcmc.run(*args)
-    weights = mcmc.get_samples()["weights"]
-    found["pyro, the same model"] = (ess(function(weights)), time.perf_counter() - clock.start)
+    seconds = time.perf_counter() - _Timed.start
+    found["pyro, the same model"] = ess(function(weights_of(mcmc.get_samples()))) / seconds
 
     x, y = (jnp.asarray(value.numpy()) for value in args)
+    theirs = {name: jnp.asarray(value.numpy()) for name, value in values.items()}
+    renamed = {
+        {"weights_decentered": "standard"}.get(name, name.removeprefix("weights_")): value
+        for name, value in theirs.items()
+    }
+    strategy = numpyro_init_to_value(values=renamed)
     other = NumPyroMCMC(
-        NumPyroNUTS(twin(model), max_tree_depth=8),
-        num_warmup=warmup, num_samples=draws, progress_bar=False,
+        NumPyroNUTS(twin(model), max_tree_depth=DEPTH, init_strategy=strategy),
+        num_warmup=WARMUP, num_samples=DRAWS, progress_bar=False,
     )  # fmt: skip
-    other.warmup(jax.random.PRNGKey(0), x, y)
-    other.run(jax.random.PRNGKey(1), x, y)  # compiles
+    other.warmup(jax.random.PRNGKey(seed), x, y)
+    other.run(jax.random.PRNGKey(seed + 100), x, y)  # compiles
+    jax.block_until_ready(other.get_samples())
     start = time.perf_counter()
-    other.run(jax.random.PRNGKey(2), x, y)
+    other.run(jax.random.PRNGKey(seed + 200), x, y)
+    draws = jax.block_until_ready(other.get_samples())
     seconds = time.perf_counter() - start
-    theirs = torch.tensor(np.asarray(other.get_samples()["weights"]))
-    found["numpyro"] = (ess(function(theirs)), seconds)
+    found["numpyro"] = ess(function(torch.tensor(np.asarray(draws["weights"])))) / seconds
 
-    start = time.perf_counter()
-    many = run_hmc(model, *args, num_samples=1, warmup_steps=warmup, progress=False)
-    middle = time.perf_counter()
-    many = run_hmc(model, *args, num_samples=draws, warmup_steps=warmup, progress=False)
-    seconds = time.perf_counter() - middle - (middle - start)
+    options = {"warmup_steps": WARMUP, "num_steps": 80, "seed": seed}
+    seconds = DRAWS * further_moves(model, args, DRAWS, **options)
+    many = run_hmc(model, *args, num_samples=DRAWS, warmup_steps=WARMUP, seed=seed, progress=False)
     each = [ess(function(chain)) for chain in many.samples["weights"]]
-    found["run_hmc, eight chains"] = (sum(each), seconds)
+    found["run_hmc, eight chains"] = sum(each) / seconds
+    return found
+
+
+def effective(split: datasets.Split) -> dict[str, float]:
+    """Repeat with other seeds."""
+    runs = [samples(split, seed) for seed in range(SEEDS)]
+    rates = {name: [run[name] for run in runs] for name in runs[0]}
     rows = [
-        [name, f"{size:.0f}", f"{time_:.1f}", f"{size / time_:.2f}"]
-        for name, (size, time_) in found.items()
+        [name, f"{statistics.fmean(each):.2f}", f"{min(each):.2f} to {max(each):.2f}"]
+        for name, each in rates.items()
     ]
-    timing.print_table(f"NUTS, {draws} draws", ["what", "effective samples", "s", "a second"], rows)
-    rate = {name: size / time_ for name, (size, time_) in found.items()}
+    title = f"effective samples a second, {DRAWS} draws, {SEEDS} seeds"
+    timing.print_table(title, ["what", "mean", "range"], rows)
+    rate = {name: statistics.fmean(each) for name, each in rates.items()}
     return {
         "ess_over_numpyro": rate["ours"] / rate["numpyro"],
         "ess_over_pyro": rate["ours"] / rate["pyro, the same model"],
         "ess_eight_chains_over_numpyro": rate["run_hmc, eight chains"] / rate["numpyro"],
     }
-
-
-class _Clock:
-    """Notes when the warm-up is over."""
-
-    def __init__(self, warmup: int) -> None:
-        self.start = time.perf_counter()
-
-    def __call__(self, kernel: Any, params: Any, stage: str, i: int) -> None:
-        if stage.lower().startswith("warmup"):
-            self.start = time.perf_counter()
 
 
 def main() -> None:
@@ -228,10 +268,12 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     numpyro.set_host_device_count(1)
+    if hasattr(os, "sched_setaffinity"):  # one core for all: XLA has threads of its own
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     split = whole_set()
     figures = steps(split, 5 if args.quick else 60)
     if not args.quick:
-        figures |= samples(split, 300, 300)
+        figures |= effective(split)
     timing.print_json(figures)
 
 

@@ -3,13 +3,13 @@
 
 """Are rearranged units found again, and how fast?
 
-A net's units are rearranged at random (an MLP 784-512-512-10, a residual convolutional net with
-three blocks of 64 channels, a transformer of two layers with four heads), as they are and with
-noise of a tenth of each tensor's standard deviation added, and then matched with the net. "found":
-the share in which every unit is back in its place; "plain": the descent as git-re-basin publishes
-it (Ainsworth et al. 2023, algorithm 1), from where the units are; "its similarity": over ours.
-Last, 1,000 samples of a net 784-512-10 are aligned to their mean on two cores: noise as large as
-the weights themselves, so that they are no easier to match than those of different modes.
+The units of nets, newly initialised each time, are rearranged at random (an MLP 784-512-512-10, a
+residual convolutional net with three blocks of 64 channels, a transformer of two layers with four
+heads), as they are and with noise of a tenth of each tensor's standard deviation added, and then
+matched with the net. "found": the share in which every unit is back in its place; "plain": the
+descent as git-re-basin publishes it (Ainsworth et al. 2023, algorithm 1), from where the units are,
+in our own words; "its similarity": over ours. Last, 1,000 nets 784-512-10 that have nothing in
+common are aligned to their mean on two cores, as samples of different modes would be.
 """
 
 import argparse
@@ -22,9 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import timing
 from benchmarks.nets import ResidualBlock, relu_net
-from pyro_groupprior.symmetry import Symmetry, align, find_symmetry
-from pyro_groupprior.symmetry.blocks import blocks
-from pyro_groupprior.symmetry.matching import Match, Matcher
+from pyro_groupprior.symmetry import Match, Matcher, Symmetry, align, blocks, find_symmetry
 
 Tensors = dict[str, Tensor]
 NOISE = 0.1
@@ -72,17 +70,24 @@ def moved_and_matched(
     return found[0], found[1], ours, plain
 
 
+def weights_of(make: Callable[[], nn.Module], seed: int) -> Tensors:
+    """Initialise a net."""
+    torch.manual_seed(seed)
+    return {name: value.detach() for name, value in make().named_parameters()}
+
+
 def recovery(kind: str, number: int | None = None) -> dict[str, float]:
-    """Match many rearrangements of one net, without and with noise."""
+    """Match rearrangements of many nets, without and with noise."""
     make, shape, count = NETS[kind]
     torch.manual_seed(0)
-    net = make().eval()
-    symmetry = find_symmetry(net, torch.randn(shape))
-    weights = {name: value.detach() for name, value in net.named_parameters()}
+    symmetry = find_symmetry(make().eval(), torch.randn(shape))
     figures, rows = {}, []
     for noise in (0.0, NOISE):
         start = time.perf_counter()
-        runs = [moved_and_matched(symmetry, weights, s, noise) for s in range(number or count)]
+        runs = [
+            moved_and_matched(symmetry, weights_of(make, s), s, noise)
+            for s in range(number or count)
+        ]
         seconds = (time.perf_counter() - start) / len(runs) / 2
         ending = "_noise" if noise else ""
         share = statistics.fmean(found for found, *_ in runs)
@@ -101,17 +106,10 @@ def recovery(kind: str, number: int | None = None) -> dict[str, float]:
 
 
 def thousand(number: int) -> float:
-    """Align samples of a wide net to their mean: seconds."""
-    torch.manual_seed(0)
-    net = relu_net(784, (512,), 10)
-    symmetry = find_symmetry(net, torch.randn(2, 784))
-    weights = {name: value.detach() for name, value in net.named_parameters()}
-    samples = {
-        name: torch.stack(
-            [value + value.std(correction=0) * torch.randn(value.shape) for _ in range(number)]
-        )
-        for name, value in weights.items()
-    }
+    """Align wide nets to their mean: seconds."""
+    symmetry = find_symmetry(relu_net(784, (512,), 10), torch.randn(2, 784))
+    each = [weights_of(lambda: relu_net(784, (512,), 10), seed) for seed in range(number)]
+    samples = {name: torch.stack([one[name] for one in each]) for name in each[0]}
     start = time.perf_counter()
     align(samples, symmetry, n_jobs=2)
     return time.perf_counter() - start
@@ -128,7 +126,7 @@ def main() -> None:
         figures |= recovery(kind, 3 if args.quick else None)
     number = 50 if args.quick else 1000
     figures[f"seconds_{number}"] = seconds = thousand(number)
-    print(f"\n{number} samples of a net 784-512-10 aligned to their mean: {seconds:.1f} s")
+    print(f"\n{number} nets 784-512-10 aligned to their mean: {seconds:.1f} s")
     timing.print_json(figures)
 
 

@@ -3,12 +3,14 @@
 
 """How few weights will do, by which rule, and by whose uncertainties?
 
-A ReLU net with 64 hidden units on digits, three splits. "hmc": the samples of one chain of HMC,
-aligned, as a normal distribution with a covariance for each unit, of whose draws weights are set to
-zero; "vi": a mean-field posterior by SVI; "ensemble": ten nets, aligned with the first, whose means
-and standard deviations stand for a posterior's, and of whose members weights are set to zero;
-"net": a plain net, with its own magnitudes, or with HMC's standard deviations, brought into its
-frame ("right frame") or not ("wrong frame"). No fine-tuning. Shares are of weights that stay.
+A ReLU net with 64 hidden units on digits, three splits. "samples": those of one chain of HMC,
+aligned, of which weights are set to zero; "hmc": the same as a normal distribution with a
+covariance for each unit, of whose draws they are; "vi": a mean-field posterior by SVI; "ensemble":
+ten nets, aligned with the first, whose means and standard deviations stand for a posterior's, and
+of whose members weights are set to zero; "net": a plain net, with its own magnitudes, or with HMC's
+standard deviations, brought into its frame ("right frame") or not ("wrong frame"). No fine-tuning.
+Shares are of weights that stay. Gains are differences of accuracy on the same split, over shares
+below one, with standard errors over splits.
 """
 
 import argparse
@@ -38,12 +40,36 @@ from pyro_groupprior.symmetry import (
 SEEDS, HIDDEN, DRAWS, MEMBERS, EPOCHS = 3, 64, 300, 10, 300
 SAMPLES, WARMUP, STEPS = 400, 200, 80
 SHARES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
-BAYES = ("snr", "magnitude", "sd", "kl", "random")
+BAYES = ("snr", "magnitude", "sd", "kl", "evidence", "random")
+GAINS = {  # by name: one method and rule, and another
+    "right_frame_gain": ("net_snr_right_frame", "net_snr_wrong_frame"),
+    "right_frame_over_magnitude": ("net_snr_right_frame", "net_magnitude"),
+    "snr_over_sd_samples": ("samples_snr", "samples_sd"),
+    "snr_over_sd_hmc": ("hmc_snr", "hmc_sd"),
+    "snr_over_sd_vi": ("vi_snr", "vi_sd"),
+}
 METHODS: dict[str, tuple[str, ...]] = {
+    "samples": BAYES,
     "hmc": BAYES,
     "vi": BAYES,
     "ensemble": ("snr", "magnitude", "sd", "random"),
-    "net": ("magnitude", "snr right frame", "snr wrong frame", "sd right frame", "sd wrong frame"),
+    "net": (
+        "magnitude",
+        "random",
+        "snr right frame",
+        "snr wrong frame",
+        "sd right frame",
+        "sd wrong frame",
+    ),
+}
+
+
+NEEDED = {
+    "samples": ("hmc",),
+    "hmc": ("hmc",),
+    "vi": ("vi",),
+    "ensemble": ("ensemble",),
+    "net": ("ensemble", "hmc"),
 }
 
 
@@ -101,8 +127,14 @@ class Study:
     def run(self, method: str, rule: str) -> dict[str, Any]:
         """Score all shares."""
         make: dict[str, Callable[[str], tuple[Tensor, dict[str, Tensor]]]] = {
-            "hmc": self._hmc, "vi": self._vi, "ensemble": self._ensemble, "net": self._net,
-        }  # fmt: skip
+            "samples": self._samples,
+            "hmc": self._hmc,
+            "vi": self._vi,
+            "ensemble": self._ensemble,
+            "net": self._net,
+        }
+        for needed in NEEDED[method]:
+            getattr(self, needed)  # made before: it uses random numbers
         torch.manual_seed(self.seed)
         scores, draws = make[method](rule)
         found = {}
@@ -112,6 +144,9 @@ class Study:
             found[f"acc_{share:g}"] = metrics.accuracy(prediction, self.split.new_y)
             found[f"nll_{share:g}"] = metrics.nll(prediction, self.split.new_y)
         return found
+
+    def _samples(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+        return weight_scores(self.model, self.hmc, rule), self.hmc
 
     def _hmc(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
         guide = pgp.AutoBlockNormal(
@@ -129,8 +164,8 @@ class Study:
     def _net(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
         weights = self.ensemble["weights"][0]
         draws = {"weights": weights[None]}
-        if rule == "magnitude":
-            return weights.abs(), draws
+        if rule in ("magnitude", "random"):
+            return weights.abs() if rule == "magnitude" else torch.rand_like(weights), draws
         moments = weight_moments(self.model, self.hmc)
         kind, frame, _ = rule.split()
         if frame == "right":
@@ -162,13 +197,35 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
         if rows:
             header = ["posterior", "rule", "splits", *(f"{share:g}" for share in SHARES)]
             timing.print_table({"acc": "accuracy", "nll": "NLL"}[what], header, rows)
-    for one, other, name in (
-        ("net_snr_right_frame", "net_snr_wrong_frame", "right_frame_gain"),
-        ("hmc_snr", "hmc_sd", "snr_over_sd_gain"),
-    ):
-        pairs = [(f"acc_{one}_{s:g}", f"acc_{other}_{s:g}") for s in SHARES if s < 1]
-        if all(a in figures and b in figures for a, b in pairs):
-            figures[name] = statistics.fmean(figures[a] - figures[b] for a, b in pairs)
+    # Rules by themselves are those of HMC's own samples.
+    figures |= {
+        f"acc_{rule}_{s:g}": figures[key]
+        for rule in BAYES
+        for s in SHARES
+        if (key := f"acc_samples_{rule}_{s:g}") in figures
+    }
+    return figures | gains(cells)
+
+
+def gains(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Print by how much one way beats another, on the same splits."""
+    figures, rows = {}, []
+    below = [share for share in SHARES if share < 1]
+    for name, (one, other) in GAINS.items():
+        there = [s for s in range(SEEDS) if {f"{one} {s}", f"{other} {s}"} <= cells.keys()]
+        if not there:
+            continue
+        each = [
+            [cells[f"{one} {s}"][f"acc_{k:g}"] - cells[f"{other} {s}"][f"acc_{k:g}"] for k in below]
+            for s in there
+        ]
+        means = [statistics.fmean(row) for row in each]
+        figures[name] = statistics.fmean(means)
+        by_share = [f"{statistics.fmean(column):+.3f}" for column in zip(*each, strict=True)]
+        rows.append([name, str(len(there)), timing.mean_and_error(means), *by_share])
+    if rows:
+        header = ["gain", "splits", "mean", *(f"{share:g}" for share in below)]
+        timing.print_table("gain in accuracy", header, rows)
     return figures
 
 
@@ -178,7 +235,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells("prune", {"": [HIDDEN, DRAWS, MEMBERS, EPOCHS, SAMPLES, WARMUP, STEPS]})
+    cells = Cells("prune", {"": [HIDDEN, DRAWS, MEMBERS, EPOCHS, SAMPLES, WARMUP, STEPS, SHARES]})
     if args.quick:
         found = Study(0).run("ensemble", "snr")
         print("run now: ensemble snr 0", {k: round(v, 3) for k, v in found.items()})

@@ -126,14 +126,15 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]
         print("| " + " | ".join(cells) + " |")
 
 
-def mean_and_error(values: Sequence[float]) -> str:
+def mean_and_error(values: Sequence[float], form: str = "+.3f") -> str:
     """Give paired differences as ``mean ± standard error``; without the error where there is one.
 
     :param values: The differences; an empty text if there are none.
+    :param form: How the mean is written.
     """
     if not values:
         return ""
-    mean = f"{statistics.fmean(values):+.3f}"
+    mean = f"{statistics.fmean(values):{form}}"
     if len(values) == 1:
         return mean
     return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.3f}"

@@ -7,15 +7,16 @@ A ReLU net with 64 hidden units on digits. First, two copies of a net, one of th
 swapped at random, are trained apart, on batches in orders of their own; after every few epochs the
 one is matched with the other. "found": the number of transpositions (the size less the number of
 cycles) of the match; "wrong": those between the match and what was planted. Three seeds. Then the
-samples of HMC (``benchmarks/compact.py``): transpositions between samples of one chain, some moves
-apart, and between chains. Beside all of them: a random permutation's, n - H_n; and for samples of
-a chain what is found when the change between two samples is dealt out to the weights at random, so
-that nothing can have been swapped.
+samples of HMC (``benchmarks/compact.py``): transpositions between samples of each chain, some moves
+apart, and between every two chains, with standard errors over chains and pairs of them. Beside all
+of them: a random permutation's, n - H_n; and for samples of a chain what is found when the change
+between two samples is dealt out to the weights at random, so that nothing can have been swapped.
 """
 
 import argparse
 import copy
 import functools
+import itertools
 import statistics
 from typing import Any
 
@@ -26,7 +27,9 @@ from benchmarks import compact, datasets, timing
 from benchmarks.cells import Cells
 from benchmarks.nets import relu_net
 from pyro_groupprior.symmetry import (
+    Matcher,
     Permutation,
+    blocks,
     find_symmetry,
     num_transpositions,
     posterior_symmetry,
@@ -34,8 +37,6 @@ from pyro_groupprior.symmetry import (
     transpositions_along,
     transpositions_between,
 )
-from pyro_groupprior.symmetry.blocks import blocks
-from pyro_groupprior.symmetry.matching import Matcher
 
 SEEDS, HIDDEN, PLANTED = 3, 64, (0, 8, 32, 59)
 EPOCHS, LAGS, PAIRS = (0, 1, 3, 10, 30, 100), (1, 10, 100), 100
@@ -73,10 +74,12 @@ def planted(number: int, seed: int) -> dict[str, Any]:
     order = swapped(HIDDEN, number, generator)
     other = copy.deepcopy(net)
     other.load_state_dict(symmetry.apply(net.state_dict(), Permutation({"0": order}, {})))
+    # Gradient descent commutes with rearranging units: other orders for every cell.
+    orders = [torch.Generator().manual_seed(10_000 * seed + 100 * number + n) for n in (1, 2)]
     found, done = {}, 0
     for epoch in EPOCHS:
-        for one, start in ((net, 1), (other, 2)):
-            train(one, split, epoch - done, torch.Generator().manual_seed(1000 * start + epoch))
+        train(net, split, epoch - done, orders[0])
+        train(other, split, epoch - done, orders[1])
         done = epoch
         matcher = Matcher(symmetry, blocks(symmetry, dict(net.named_parameters())))
         match = matcher.match(blocks(symmetry, dict(other.named_parameters())))
@@ -91,19 +94,19 @@ def chains(kind: str) -> dict[str, Any]:
     study = compact.Study("digits", HIDDEN, validation=False)
     symmetry = posterior_symmetry(study.model, study.split.x[:2])
     weights = study.draws["weights"]
+    unpack, means = study.model.layout.unpack, []
     if kind == "between":
-        number = min(PAIRS, weights.shape[1])
-        pairs = torch.stack([weights[0, -number:], weights[1, -number:]], 1)
-        counts = [
-            transpositions_along(study.model.layout.unpack(pair), symmetry)["0"] for pair in pairs
-        ]
-        return {"mean": float(torch.cat(counts).double().mean())}
-    what, _, lag = kind.partition(" ")
-    rows = weights[0, -(PAIRS + int(lag)) :]
-    samples = study.model.layout.unpack(rows)
-    shuffle = what == "null"
-    counts_along = transpositions_along(samples, symmetry, lag=int(lag), shuffle=shuffle)["0"]
-    return {"mean": float(counts_along.double().mean())}
+        for first, second in itertools.combinations(weights[:, -PAIRS:], 2):
+            pairs = torch.stack([first, second], 1)
+            counts = [transpositions_along(unpack(pair), symmetry)["0"] for pair in pairs]
+            means.append(float(torch.cat(counts).double().mean()))
+    else:
+        what, _, lag = kind.partition(" ")
+        for chain in weights:
+            samples, shuffle = unpack(chain[-(PAIRS + int(lag)) :]), what == "null"
+            found = transpositions_along(samples, symmetry, lag=int(lag), shuffle=shuffle)["0"]
+            means.append(float(found.double().mean()))
+    return {"mean": statistics.fmean(means), "means": means}
 
 
 def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -133,7 +136,9 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
     for kind in (*(f"lag {lag}" for lag in LAGS), "between"):
         if (cell := cells.get(f"chains {kind}")) is not None:
             null = cells.get(f"chains {kind.replace('lag', 'null')}") if "lag" in kind else None
-            cells_of = [f"{cell['mean']:.1f}", f"{null['mean']:.1f}" if null else ""]
+            cells_of = [
+                timing.mean_and_error(one["means"], ".1f") if one else "" for one in (cell, null)
+            ]
             rows.append([kind, *cells_of, f"{mean:.1f}"])
             figures[f"chains_{kind.replace(' ', '_')}"] = cell["mean"]
             if null:
@@ -149,7 +154,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="end within two minutes")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells("transpositions", {"": [HIDDEN, EPOCHS, PAIRS]})
+    cells = Cells("transpositions", {"": [HIDDEN, EPOCHS, PAIRS, *compact.RUN]})
     if args.quick:
         print("run now: planted 8 0", planted(8, 0))
     else:

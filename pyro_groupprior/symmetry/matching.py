@@ -96,7 +96,10 @@ class Matcher:
         """
         start = _State(self.symmetry, sample, self.symmetry.identity())
         stale = self._anchor(start) if anchor else set(self.symmetry.axes)
+        exact = not stale and len(self.symmetry.axes) == 1  # one assignment: none is better
         best = self._climb(start, stale, generator)
+        if exact:
+            return best
         for first in (*starts, *(self.symmetry.random(generator) for _ in range(restarts))):
             start = _State(self.symmetry, sample, first)
             found = self._climb(start, set(self.symmetry.axes), generator)
