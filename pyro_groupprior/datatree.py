@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .guides import posterior_draws
 from .hyperpriors import Learned
 from .layout import Entry
+from .mcmc.draws import sample_stats
 from .nn import BayesianModule
 from .packed import packed_weights
 from .predictive import Prediction, predict
@@ -45,6 +46,7 @@ def to_datatree(
     - ``constant_data``, all in packing order: ``assignment`` (and ``responsibilities``, if soft),
       ``base_scale``, ``parameter`` (which tensor, by CF's ``flag_meanings``); group parameters
       that have no posterior.
+    - of chains: ``sample_stats``, such as ``diverging`` and ``energy``, where these are known.
     - with ``x``: ``posterior_predictive``; with ``y`` too: ``log_likelihood``, one value a row, and
       ``observed_data``; with ``new_x``: ``predictions`` there.
 
@@ -66,7 +68,8 @@ def to_datatree(
         ('chain', 'draw', '0.unit', '0.input')
 
     :param BayesianModule model: the model.
-    :param posterior: a guide, or draws by site, such as ``mcmc.get_samples()`` gives.
+    :param posterior: a guide; draws by site, such as ``mcmc.get_samples()`` gives; or what has run
+        chains, such as :func:`~pyro_groupprior.mcmc.run_mcmc` gives, which knows their number.
     :param x: inputs of the training data, ``N`` rows.
     :param Tensor y: their observations.
     :param int num_draws: how many draws from a guide; draws that are given are all used.
@@ -81,6 +84,11 @@ def to_datatree(
         raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
     if y is not None and x is None:
         raise ValueError("y: expected with x, the inputs of the same rows")
+    stats: dict[str, Tensor] = {}
+    if hasattr(posterior, "get_samples"):  # of chains, in memory or in files
+        stats, posterior = sample_stats(posterior), posterior.get_samples(group_by_chain=True)
+        num_chains = len(next(iter(posterior.values())))
+        posterior = {name: value.flatten(0, 1) for name, value in posterior.items()}
     if not isinstance(posterior, Mapping):
         given = () if x is None else (x,)
         posterior = posterior_draws(posterior, num_draws, *given)
@@ -92,6 +100,9 @@ def to_datatree(
         "posterior": _posterior(model, draws, num_chains),
         "constant_data": _constant_data(model, draws),
     }
+    if stats:
+        dims = ("chain", "draw")
+        groups["sample_stats"] = _dataset({k: (dims, _array(v)) for k, v in stats.items()})
     if x is not None:
         prediction = predict(model, draws, x)
         groups["posterior_predictive"] = _observations(prediction, num_chains)

@@ -272,6 +272,30 @@ def test_from_a_guide(regression):
     assert tree["posterior"].sizes["draw"] == 4000
 
 
+@pytest.mark.parametrize("kind", ["nuts", "files", "hmc"])
+def test_from_chains(kind, tmp_path):
+    model = pgp.BayesianModule(nn.Linear(3, 1), pgp.likelihoods.Normal())
+    x, y = torch.randn(20, 3), torch.randn(20, 1)
+    options = {"num_samples": 6, "warmup_steps": 5, "num_chains": 2, "progress": False}
+    if kind == "hmc":
+        result = pgp.mcmc.run_hmc(model, x, y, num_steps=3, **options)
+    else:
+        options |= {"path": tmp_path} if kind == "files" else {}
+        result = pgp.mcmc.run_mcmc(model, x, y, **options)
+    tree = to_datatree(model, result, x, y)
+    assert dict(tree["posterior"].sizes)["chain"] == 2
+    assert tree["log_likelihood"]["obs"].shape[:2] == (2, 6)
+    weights = result.get_samples(group_by_chain=True)["weights"]
+    assert np.array_equal(tree["posterior"]["weight"].values.reshape(2, 6, 3), weights[..., :3])
+    stats = tree["sample_stats"]
+    assert np.allclose(stats["lp"], result.log_joint)
+    assert stats["acceptance_rate"].dims == ("chain", "draw")
+    if kind != "hmc":
+        assert {"diverging", "energy", "n_steps", "step_size"} <= set(stats)
+        data = arviz.from_datatree(tree)
+        assert arviz.bfmi(data).shape == (2,)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

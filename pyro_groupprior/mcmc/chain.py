@@ -38,13 +38,13 @@ class ChainResult:
     :param samples: by site, each ``[S, ...]``; none where they are in files.
     :param stats: by name, each ``[S]``, likewise.
     :param float step_size: after the warm-up.
-    :param float acceptance: mean probability of acceptance after the warm-up.
+    :param float accept_prob: mean probability of acceptance after the warm-up.
     """
 
     samples: dict[str, Tensor]
     stats: dict[str, Tensor]
     step_size: float
-    acceptance: float
+    accept_prob: float
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Run:
         finally:
             bar.close()
         samples, stats = ({}, {}) if files else (_stacked(self.draws), _stacked(self.stats))
-        return ChainResult(samples, stats, float(kernel.step_size), self._acceptance(kernel, draw))
+        return ChainResult(samples, stats, float(kernel.step_size), self._accept_prob(kernel, draw))
 
     def _move(self, kernel: HMC, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move, and keep the draw; the energy is that of where the move began."""
@@ -203,7 +203,7 @@ class _Run:
         self.divergences = divergences
         return params
 
-    def _acceptance(self, kernel: HMC, draws: int) -> float:
+    def _accept_prob(self, kernel: HMC, draws: int) -> float:
         """Over all draws; Pyro keeps that of the moves of this run."""
         done, mean = self.before
         own = float(kernel.logging()["acc. prob"])
@@ -219,7 +219,7 @@ class _Run:
         notes = {
             "step_size": float(kernel.step_size),
             "trajectory_length": float(kernel.trajectory_length),
-            "acceptance": self._acceptance(kernel, draws),
+            "accept_prob": self._accept_prob(kernel, draws),
             "random": numbers,
         }
         files.write(_stacked(self.draws), _stacked(self.stats), state, notes)
@@ -241,7 +241,7 @@ class _Run:
         kernel.setup(0)
         inverse_mass = {(SITE,): state["inverse_mass"].to(device)}
         kernel.mass_matrix_adapter.inverse_mass_matrix = inverse_mass
-        self.before = files.num_draws, notes["acceptance"]
+        self.before = files.num_draws, notes["accept_prob"]
         set_random_state(state, notes["random"])
         return kernel, position
 

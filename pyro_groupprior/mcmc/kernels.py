@@ -48,7 +48,7 @@ class MCMCResult(ChainDraws):
     :param Tensor diverging: whether that move diverged: ``[chains, draws]``.
     :param Tensor num_steps: its leapfrog steps: ``[chains, draws]``.
     :param Tensor step_size: of each chain after the warm-up.
-    :param Tensor acceptance: mean probability of acceptance of each chain after the warm-up.
+    :param Tensor accept_prob: mean probability of acceptance of each chain after the warm-up.
     """
 
     log_joint: Tensor
@@ -56,7 +56,7 @@ class MCMCResult(ChainDraws):
     diverging: Tensor
     num_steps: Tensor
     step_size: Tensor
-    acceptance: Tensor
+    accept_prob: Tensor
 
     @property
     def divergences(self) -> Tensor:
@@ -191,7 +191,7 @@ def run_mcmc(
         {name: torch.stack([chain.samples[name] for chain in found]) for name in density.shapes},
         **{name: torch.stack([chain.stats[name] for chain in found]) for name in found[0].stats},
         step_size=torch.tensor([chain.step_size for chain in found]),
-        acceptance=torch.tensor([chain.acceptance for chain in found]),
+        accept_prob=torch.tensor([chain.accept_prob for chain in found]),
     )
 
 

@@ -82,9 +82,9 @@ class StoredDraws:
         return torch.tensor([chain.read_state()[1]["step_size"] for chain in self.chains])
 
     @property
-    def acceptance(self) -> Tensor:
+    def accept_prob(self) -> Tensor:
         """Mean probability of acceptance of each chain after the warm-up, ``[chains]``."""
-        return torch.tensor([chain.read_state()[1]["acceptance"] for chain in self.chains])
+        return torch.tensor([chain.read_state()[1]["accept_prob"] for chain in self.chains])
 
     def chunks(self) -> Iterator[dict[str, Tensor]]:
         """A part of one chain's draws after the other, by site, ``[S, ...]``."""

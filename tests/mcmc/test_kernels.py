@@ -82,7 +82,7 @@ def test_normal_posterior(kernel: str) -> None:
         expected = (8 * 0.2 / result.step_size).long().clamp(min=1)
         assert torch.equal(result.num_steps, expected[:, None].expand(2, 500))
     assert bool((result.num_steps >= 1).all())
-    assert bool(((result.acceptance > 0.5) & (result.acceptance <= 1)).all())
+    assert bool(((result.accept_prob > 0.5) & (result.accept_prob <= 1)).all())
     at_mode = result.log_joint.max() - result.log_joint.mean()
     assert at_mode.item() == pytest.approx(1.5, rel=0.25)
 
@@ -166,7 +166,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
     assert torch.equal(samples["beta"], whole.samples["beta"])
     for name in ("log_joint", "energy", "diverging", "num_steps"):
         assert torch.equal(getattr(found, name), getattr(whole, name)), name
-    torch.testing.assert_close(found.acceptance, whole.acceptance, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.accept_prob, whole.accept_prob, atol=2e-3, rtol=0)
     torch.testing.assert_close(found.step_size, whole.step_size)
     # Once more: there is nothing left to do.
     again = run_mcmc(linear, X, Y, num_samples=23, path=tmp_path, **options)
