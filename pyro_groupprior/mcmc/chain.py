@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..svi.random_state import get_random_state, set_random_state
+from .assignment_moves import AssignmentMoves
 from .chain_files import ChainFiles
 from .frame import undisturbed
 from .gradient import fast, value_and_gradient
@@ -60,6 +61,8 @@ class Chain:
     :param files: where draws are kept, by the chain's number; None to keep them in memory.
     :param bool progress: show a progress bar.
     :param store: learned points, for processes that have none of them.
+    :param concentration: of groups' proportions, where assignments are drawn between moves.
+    :param origin: process and thread that asked for it.
     """
 
     model: Callable[..., Any]
@@ -70,6 +73,7 @@ class Chain:
     files: Callable[[int], ChainFiles] | None
     progress: bool
     store: Any
+    concentration: float | None = None
     origin: tuple[int, int] = field(default_factory=lambda: (os.getpid(), threading.get_ident()))
 
     def __call__(self, number: int, seed: int, position: Tensor) -> ChainResult | None:
@@ -92,8 +96,15 @@ class Chain:
         with undisturbed(self.model, seed), pyro.validation_enabled(False):
             density = LogDensity(self.model, self.args)
             calls = _STEPS * self.planned
-            evaluate = fast(value_and_gradient(density), calls, position[None])
-            run = _Run(density, Potential(evaluate), self, number, files)
+            moves = None
+            if self.concentration is not None:
+                moves = AssignmentMoves(density, self.concentration)
+            data = () if moves is None else moves.indices
+            evaluate = value_and_gradient(density if moves is None else moves)
+            examples = [] if moves is None else [data, moves.others]
+            potential = Potential(fast(evaluate, calls, position[None], *examples))
+            potential.data = data
+            run = _Run(density, potential, self, number, files, moves)
             with torch.enable_grad():  # the kernels do not say so themselves
                 return run(position)
 
@@ -129,9 +140,10 @@ class _Run:
         chain: Chain,
         number: int,
         files: ChainFiles | None,
+        moves: AssignmentMoves | None,
     ) -> None:
         self.density, self.potential, self.chain = density, potential, chain
-        self.number, self.files = number, files
+        self.number, self.files, self.moves = number, files, moves
         self.draws: list[dict[str, Tensor]] = []
         self.stats: list[dict[str, Tensor]] = []
         self.log_joint = torch.zeros(())
@@ -157,12 +169,12 @@ class _Run:
         )
         params = {SITE: position}
         for _ in range(warmup_steps):
-            params = kernel.sample(params)
+            params = self._regrouped(kernel, kernel.sample(params))
             bar.set_postfix(kernel.logging(), refresh=False)
             bar.update()
         if files is not None and not resumed:
             self._write(files, kernel, params[SITE], 0)
-        self.log_joint = -self.potential(params)
+        self.log_joint = self._log_joint(params)
         kept = max(1, min(KEPT, KEPT_BYTES // (4 * self.density.size)))
         draw = done
         try:
@@ -189,9 +201,12 @@ class _Run:
             params = kernel.sample(params)
         num_steps, divergences = self.potential.num_calls, len(kernel.diagnostics()["divergences"])
         energy = momentum.kinetic - self.log_joint
-        self.log_joint = -self.potential(params)
-        values = self.density.constrain(params[SITE][None])
-        self.draws.append({name: value[0].clone() for name, value in values.items()})
+        params = self._regrouped(kernel, params)
+        self.log_joint = self._log_joint(params)
+        own = self.density if self.moves is None else self.moves
+        values = own.constrain(params[SITE][None] if self.moves is None else params[SITE])
+        draw = {name: value[0].clone() for name, value in values.items()}
+        self.draws.append(draw if self.moves is None else {**draw, **self.moves.draw()})
         self.stats.append(
             {
                 "log_joint": self.log_joint.detach(),
@@ -202,6 +217,19 @@ class _Run:
         )
         self.divergences = divergences
         return params
+
+    def _regrouped(self, kernel: HMC, params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Draw the assignments, where that is asked for."""
+        if self.moves is None:
+            return params
+        position = self.moves.move(params[SITE])
+        self.potential.data = self.moves.indices
+        kernel.clear_cache()  # energy and gradient there were those under the former grouping
+        return {SITE: position}
+
+    def _log_joint(self, params: dict[str, Tensor]) -> Tensor:
+        prior = 0.0 if self.moves is None else self.moves.log_prior()
+        return -self.potential(params).detach() + prior
 
     def _accept_prob(self, kernel: HMC, draws: int) -> float:
         """Over all draws; Pyro keeps that of the moves of this run."""
@@ -216,6 +244,8 @@ class _Run:
             "inverse_mass": kernel.inverse_mass_matrix[(SITE,)],
             **tensors,
         }
+        if self.moves is not None:
+            state |= {f"index.{n}": index for n, index in enumerate(self.moves.indices)}
         notes = {
             "step_size": float(kernel.step_size),
             "trajectory_length": float(kernel.trajectory_length),
@@ -237,6 +267,10 @@ class _Run:
         )
         kernel.trajectory_length = notes["trajectory_length"]
         position = state["position"].to(device)
+        if self.moves is not None:
+            numbers = range(len(self.moves.indices))
+            self.moves.indices = tuple(state[f"index.{n}"].to(device) for n in numbers)
+            self.potential.data = self.moves.indices
         kernel.initial_params = {SITE: position}
         kernel.setup(0)
         inverse_mass = {(SITE,): state["inverse_mass"].to(device)}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import arviz
 import numpy as np
@@ -46,6 +46,26 @@ def diagnose(samples: Mapping[str, Tensor]) -> pd.DataFrame:
         worst = np.array(found or [(np.nan, np.nan, np.nan)])
         rows[name] = (worst[:, 0].max(), worst[:, 1].min(), worst[:, 2].min())
     return pd.DataFrame.from_dict(rows, orient="index", columns=["rhat", "ess_bulk", "ess_tail"])
+
+
+def without_labels(names: Iterable[str]) -> list[str]:
+    """
+    The sites that mean the same in all draws: where assignments were drawn too, groups may change
+    their numbers.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.diagnostics import without_labels
+        >>> without_labels(["w", "w_loc", "w_scale", "w_assignment", "w_proportions", "noise"])
+        ['w', 'noise']
+
+    :param names: of all sites.
+    """
+    names = list(names)
+    drawn = [name.removesuffix("_assignment") for name in names if name.endswith("_assignment")]
+    endings = ("_assignment", "_proportions", "_loc", "_scale")
+    labelled = {site + ending for site in drawn for ending in endings}
+    return [name for name in names if name not in labelled]
 
 
 def _of(part: np.ndarray) -> tuple[float, float, float]:

@@ -159,24 +159,16 @@ class GibbsGroups(MCMCKernel):
             trace = poutine.trace(poutine.condition(self.model, values)).get_trace(
                 *self._args, **self._kwargs
             )
-        tables: dict[int, Tensor] = {}
-        for site in self._sites.values():
-            table = _log_densities(site, trace)
-            key = id(site.source)  # group priors may share one grouping
-            tables[key] = tables[key] + table if key in tables else table
-        return tables
+        present = {name: site.assignment for name, site in self._sites.items()}
+        return group_tables(self._sites, trace, present)
 
     @torch.no_grad()
     def _draw_assignments(self, latents: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
         """Write new groupings to the buffers; the proportions by the name of the group prior."""
         tables, drawn = self._densities(latents), {}
         for buffer in self._buffers():
-            table = tables[id(buffer)]
             counts = buffer.assignment.sizes()
-            proportions = torch.distributions.Dirichlet(counts + self.concentration).sample()
-            # A proportion that has underflowed must not make 0 times infinity.
-            logits = table.T + proportions.clamp(min=1e-300).log()
-            index = torch.distributions.Categorical(logits=logits).sample()
+            index, proportions = draw_groups(tables[id(buffer)], counts, self.concentration)
             buffer.assignment = Assignment.trusted(index.int(), len(counts), None)
             drawn[id(buffer)] = proportions
         return {name: drawn[id(site.source)] for name, site in self._sites.items()}
@@ -253,13 +245,46 @@ def log_partition_prior(sizes: Tensor, concentration: float) -> Tensor:
     return each.sum(-1) + math.lgamma(total) - (sizes.sum(-1) + total).lgamma()
 
 
-def _log_densities(site: GroupSite, trace: Any) -> Tensor:
+def group_tables(
+    sites: Mapping[str, GroupSite], trace: Any, present: Mapping[str, Assignment]
+) -> dict[int, Tensor]:
+    """
+    The log densities of weights under each group, ``[G, W]``, by the identity of the grouping,
+    which several group priors may share.
+
+    :param sites: the group priors, by name.
+    :param trace: of the model, at the weights' values.
+    :param present: the groupings that it ran with, by group prior.
+    """
+    tables: dict[int, Tensor] = {}
+    for name, site in sites.items():
+        table, key = _log_densities(site, trace, present[name]), id(site.source)
+        tables[key] = tables[key] + table if key in tables else table
+    return tables
+
+
+def draw_groups(table: Tensor, sizes: Tensor, concentration: float) -> tuple[Tensor, Tensor]:
+    """
+    Draw proportions, and then a group for each weight.
+
+    :param Tensor table: the weights' log densities under each group, ``[G, W]``.
+    :param Tensor sizes: of the present groups, ``[G]``.
+    :param float concentration: of the symmetric Dirichlet prior.
+    :return: indices ``[W]`` and proportions ``[G]``.
+    """
+    proportions = torch.distributions.Dirichlet(sizes + concentration).sample()
+    # A proportion that has underflowed must not make 0 times infinity.
+    logits = table.T + proportions.clamp(min=1e-300).log()
+    return torch.distributions.Categorical(logits=logits).sample(), proportions
+
+
+def _log_densities(site: GroupSite, trace: Any, assignment: Assignment) -> Tensor:
     """
     The log density of every weight under every group, shape ``[G, W]``. The prior that the trace
     holds is a location-scale family, so that moving a weight in it gives its density in another
     group, whatever the family; in double precision, where that cancels nothing.
     """
-    node, assignment = trace.nodes[site.name], site.assignment
+    node = trace.nodes[site.name]
     loc, scale = (trace.nodes[f"{site.name}_{kind}"]["value"] for kind in ("loc", "scale"))
     if node["value"].shape != (assignment.num_weights,) or loc.dim() > 1 or scale.dim() > 1:
         raise ValueError(

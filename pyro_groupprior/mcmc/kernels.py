@@ -25,9 +25,10 @@ from ..nn import BayesianModule
 from ..svi.checks import check_num_rows
 from .chain import Chain, make_kernel
 from .chain_files import ChainFiles, digest, open_run
-from .diagnostics import diagnose
+from .diagnostics import diagnose, without_labels
 from .draws import ChainDraws
 from .frame import check_counts, placed, undisturbed
+from .gibbs import positive
 from .gradient import recorded, value_and_gradient
 from .hmc import ASCENT_STEPS
 from .log_density import LogDensity
@@ -73,7 +74,7 @@ class MCMCResult(ChainDraws):
         :return: a row a quantity, with columns ``rhat``, ``ess_bulk`` and ``ess_tail``.
         :raises ValueError: if there are fewer than 8 draws a chain.
         """
-        names = self.samples if sites is None else sites
+        names = without_labels(self.samples) if sites is None else sites
         rows = [diagnose({"log_joint": self.log_joint})]
         return pd.concat([*rows, diagnose({name: self.samples[name] for name in names})])
 
@@ -87,6 +88,7 @@ def run_mcmc(
     num_chains: int = 4,
     start: Any = None,
     ascent_steps: int | None = None,
+    concentration: float | None = None,
     seed: int = 0,
     n_jobs: int = 1,
     path: str | Path | None = None,
@@ -122,6 +124,10 @@ def run_mcmc(
     :param int num_chains: how many chains.
     :param start: as in :func:`run_hmc`; or ``"prior"``: a draw from the prior for each chain.
     :param int ascent_steps: likewise.
+    :param float concentration: draw the assignments of the model's group priors too, between moves,
+        with this concentration of the groups' proportions (:class:`GibbsGroups`); the draws then
+        hold ``{site}_assignment`` and ``{site}_proportions``. The model keeps its own grouping,
+        from which chains start. Default: the grouping is fixed.
     :param int seed: the same seed gives the same draws, whatever ``n_jobs`` is.
     :param int n_jobs: processes over which chains are spread, by joblib, whose backends of
         processes send them to clusters too (-1 for as many as there are); other than 1, model and
@@ -144,6 +150,8 @@ def run_mcmc(
         ascent_steps = ASCENT_STEPS if start is None else 0
     check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps, seed=seed)
     check_jobs(n_jobs)
+    if concentration is not None:
+        positive("concentration", concentration)
     make_kernel(kernel, Potential(_flat))
     if isinstance(model, BayesianModule):
         check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
@@ -169,6 +177,7 @@ def run_mcmc(
                 "warmup_steps": warmup_steps,
                 "kernel": digest(kernel),
                 "args": digest(*args),
+                "concentration": concentration,
                 "sites": {name: list(shape) for name, shape in density.shapes.items()},
                 "planned": planned,
             }
@@ -179,7 +188,7 @@ def run_mcmc(
         # Learned points are not part of the model; other processes have a store of their own.
         store = pyro.get_param_store().get_state() if n_jobs != 1 else None
         steps = (warmup_steps, num_samples)
-        chain = Chain(model, args, kernel, steps, planned, files, progress, store)
+        chain = Chain(model, args, kernel, steps, planned, files, progress, store, concentration)
         run = delayed(chain)
         # Started from the parent's random state, which the chains in this process change.
         found = Parallel(n_jobs=n_jobs)(
@@ -188,7 +197,7 @@ def run_mcmc(
     if path is not None:
         return StoredDraws(path)
     return MCMCResult(
-        {name: torch.stack([chain.samples[name] for chain in found]) for name in density.shapes},
+        {name: torch.stack([chain.samples[name] for chain in found]) for name in found[0].samples},
         **{name: torch.stack([chain.stats[name] for chain in found]) for name in found[0].stats},
         step_size=torch.tensor([chain.step_size for chain in found]),
         accept_prob=torch.tensor([chain.accept_prob for chain in found]),

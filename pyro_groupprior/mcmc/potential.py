@@ -35,12 +35,13 @@ class Potential:
 
     def __init__(self, evaluate: ValueAndGradient) -> None:
         self.evaluate = evaluate
+        self.data: tuple[Tensor, ...] = ()  #: what it is called with besides
         self.num_calls = 0  #: leapfrog steps, and some calls more where kernels start
 
     def __call__(self, params: dict[str, Tensor]) -> Tensor:
         """:param params: the position, ``[D]``, under the name ``"z"``."""
         self.num_calls += 1
-        energy: Tensor = _Energy.apply(params[SITE], self.evaluate)
+        energy: Tensor = _Energy.apply(params[SITE], self.evaluate, self.data)
         return energy
 
 
@@ -48,11 +49,13 @@ class _Energy(torch.autograd.Function):
     """The gradient is worked out along with the value, and kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, position: Tensor, evaluate: ValueAndGradient) -> Tensor:
-        value, gradient = evaluate(position.detach()[None])
+    def forward(
+        ctx: Any, position: Tensor, evaluate: ValueAndGradient, data: tuple[Tensor, ...]
+    ) -> Tensor:
+        value, gradient = evaluate(position.detach()[None], *data)
         ctx.gradient = gradient[0]
         return -value[0]
 
     @staticmethod
-    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None]:
-        return -ctx.gradient * outputs[0], None
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor, None, None]:
+        return -ctx.gradient * outputs[0], None, None

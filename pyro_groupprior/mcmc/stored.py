@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .chain_files import ChainFiles, read_run
-from .diagnostics import diagnose
+from .diagnostics import diagnose, without_labels
 
 
 class StoredDraws:
@@ -40,11 +40,15 @@ class StoredDraws:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         run, settings = read_run(self.path)
-        self.sites: list[str] = list(settings["sites"])  #: names of the latent sites
         self.chains = [ChainFiles(self.path, n, run) for n in range(settings["num_chains"])]
         for chain in self.chains:
             if not chain.state_path.exists():
                 raise FileNotFoundError(f"path: chain {chain.chain} has no draws in {self.path}")
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the latent sites, and of assignments that were drawn."""
+        return list(next(self.chains[0].draws(), {}))
 
     @property
     def num_draws(self) -> int:
@@ -128,7 +132,7 @@ class StoredDraws:
         :param sites: some sites only.
         """
         rows = [diagnose({"log_joint": self.log_joint})]
-        names = self.sites if sites is None else sites
+        names = without_labels(self.sites) if sites is None else sites
         rows += [diagnose(self.get_samples(True, [site])) for site in names]
         return pd.concat(rows)
 

@@ -5,7 +5,6 @@
 
 from functools import partial
 
-import arviz
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -29,8 +28,8 @@ from pyro_groupprior.mcmc import (
     linear_log_evidence,
     run_gibbs,
 )
+from tests.mcmc.groups import LOC, SCALE, assert_agrees, pairs, tiny_data, upper
 
-LOC, SCALE = torch.tensor([-0.5, 1.0]), torch.tensor([0.3, 0.8])
 BASE = torch.tensor([0.5, 2.0, 1.0, 0.7])
 WEIGHTS = torch.tensor([-0.5, 1.0, 0.2, 1.4])
 
@@ -55,37 +54,8 @@ def grouped_regression(buffer, noise=0.7, **prior):
     return model
 
 
-def tiny_data(num_weights, rows=8):
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(rows, num_weights, generator=generator)
-    truth = torch.tensor([-0.6, 1.3])[torch.arange(num_weights) % 2]
-    return x, x @ truth + 0.7 * torch.randn(rows, generator=generator)
-
-
 def alternating(num_weights, num_groups=2):
     return AssignmentBuffer(Assignment(torch.arange(num_weights) % num_groups, num_groups))
-
-
-def assert_agrees(draws, expected):
-    """Means of draws, shape ``[chains, draws, ...]``, within 4 standard errors of the truth."""
-    draws, expected = draws.double().flatten(2), expected.flatten()
-    ess = torch.tensor([float(arviz.ess(d.numpy(), method="mean")) for d in draws.unbind(2)])
-    error = 4 * (expected * (1 - expected) / ess).sqrt() + 1e-6
-    difference = (draws.mean((0, 1)) - expected).abs()
-    assert (ess > 30).all(), ess
-    assert (difference < error).all(), (difference, error)
-
-
-def upper(matrix):
-    """The entries above the diagonal."""
-    rows, columns = torch.triu_indices(*matrix.shape, 1)
-    return matrix[rows, columns]
-
-
-def pairs(z):
-    """Which pairs of different weights share a group."""
-    rows, columns = torch.triu_indices(z.shape[-1], z.shape[-1], 1)
-    return z[..., rows] == z[..., columns]
 
 
 @pytest.mark.parametrize(
