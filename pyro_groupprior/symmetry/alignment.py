@@ -81,7 +81,7 @@ def align(
         :class:`Activations`, of which the inner product is maximised instead.
     :param int restarts: further starts of each match from random arrangements.
     :param int seed: the same seed gives the same result, whatever ``n_jobs`` is.
-    :param int n_jobs: processes over which samples are spread, by joblib.
+    :param int n_jobs: threads over which samples are spread, by joblib.
     :raises ValueError: if an argument is out of range, or shapes do not fit.
     """
     count = _check(samples, symmetry, template, by)
@@ -89,7 +89,8 @@ def align(
         raise ValueError(f"restarts: expected none or more, got {restarts}")
     samples = {name: value.detach() for name, value in samples.items()}
     run = Run(symmetry, samples, by if isinstance(by, Activations) else None, restarts, seed)
-    with Parallel(n_jobs=n_jobs) as parallel:
+    # Assignments and products release Python's lock, and nets are run as graphs without a state.
+    with Parallel(n_jobs=n_jobs, prefer="threads") as parallel:
         reference = find_reference(run, parallel, count, template, by == "likelihood")
         matches = run.match(parallel, range(count), reference)
     orders = {

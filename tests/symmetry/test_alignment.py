@@ -85,11 +85,13 @@ def test_samples_alike_are_so_to_the_template_given() -> None:
     torch.testing.assert_close(found.similarity, torch.full((8,), weights - bias).double())
 
 
-def test_processes_change_nothing() -> None:
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_threads_change_nothing(by: str) -> None:
     net = _net()
     symmetry = find_symmetry(net, X)
     samples, _ = _samples(net, symmetry, 1.0)
-    one, two = (align(samples, symmetry, restarts=3, n_jobs=n) for n in (1, 2))
+    chosen = "weights" if by == "weights" else Activations(net, X)
+    one, two = (align(samples, symmetry, by=chosen, restarts=3, n_jobs=n) for n in (1, 2))
     for axis in symmetry.axes:
         assert torch.equal(one.permutation.permutations[axis], two.permutation.permutations[axis])
     assert torch.equal(one.similarity, two.similarity)
