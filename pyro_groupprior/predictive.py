@@ -152,8 +152,10 @@ def predict(
         (torch.Size([7, 1]), torch.Size([2, 7, 1]))
 
     :param BayesianModule model: a model with a likelihood.
-    :param posterior: a guide, or draws by site, such as ``mcmc.get_samples()`` or
-        :func:`~pyro_groupprior.load_draws` give.
+    :param posterior: a guide; draws by site, such as :func:`~pyro_groupprior.load_draws` gives; or
+        what has run chains, such as :func:`~pyro_groupprior.mcmc.run_hmc` or
+        :class:`pyro.infer.MCMC`; draws that :func:`~pyro_groupprior.mcmc.run_mcmc` has kept in
+        files are read one file after the other.
     :param inputs: as for the model, ``N`` rows; they are moved to its device.
     :param int num_draws: how many draws from a guide; draws that are given are all used.
     :param float max_memory: GiB that the draws of the weights and the net's activations may take;
@@ -170,31 +172,50 @@ def predict(
     device = device_of(model)
     assert device is not None
     inputs = move_batch(inputs, device)
-    given = weight_sites(model, posterior) if isinstance(posterior, Mapping) else None
+    if hasattr(posterior, "chunks"):  # in files, of which one is in memory at a time
+        parts = posterior.chunks()
+    else:
+        parts = [posterior.get_samples() if hasattr(posterior, "get_samples") else posterior]
     with evaluation_mode(model):
+        found = [_outputs(model, part, inputs, num_draws, max_memory) for part in parts]
+    outputs, draws = found[0]
+    if len(found) > 1:
+        outputs = torch.cat([rows for rows, _ in found])
+        draws = {name: torch.cat([small[name] for _, small in found]) for name in draws}
+    return Prediction(
+        outputs, model.likelihood.distribution(outputs, _latents(model, draws, outputs)), model
+    )
+
+
+def _outputs(
+    model: BayesianModule, posterior: Any, inputs: Any, num_draws: int, max_memory: float
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The net's outputs for draws, and these draws of all that the weights are not made of."""
+    given = weight_sites(model, posterior) if isinstance(posterior, Mapping) else None
+    names, device = weight_site_names(model), device_of(model)
+    assert device is not None
+    if given is None:
+        args = (inputs, *_missing(model, posterior, inputs))
+        first = model.initial_weights()
+    else:
+        num_draws = len(next(iter(given.values())))
+        first = packed_weights(model, _rows(given, 0, 1, device))[0]
+    copies = COPIES if given is None or model.site not in given else 1
+    held, at_once = chunk_sizes(model, first, inputs, max_memory, copies)
+
+    def work(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
         if given is None:
-            args = (inputs, *_missing(model, posterior, inputs))
-            first = model.initial_weights()
+            draws = posterior_draws(posterior, stop - start, *args)
         else:
-            num_draws = len(next(iter(given.values())))
-            first = packed_weights(model, _rows(given, 0, 1, device))[0]
-        copies = COPIES if given is None or model.site not in given else 1
-        held, at_once = chunk_sizes(model, first, inputs, max_memory, copies)
+            draws = _rows(given, start, stop, device)
+        weights = packed_weights(model, draws)
+        others = {name: value for name, value in draws.items() if name not in names}
+        return map_draws(lambda draw: model.call_net(draw, inputs), weights, at_once), others
 
-        def work(start: int, stop: int) -> tuple[Tensor, dict[str, Tensor]]:
-            if given is None:
-                draws = posterior_draws(posterior, stop - start, *args)
-            else:
-                draws = _rows(given, start, stop, device)
-            weights = packed_weights(model, draws)
-            others = {
-                name: value for name, value in draws.items() if name not in weight_site_names(model)
-            }
-            return map_draws(lambda draw: model.call_net(draw, inputs), weights, at_once), others
-
-        outputs, draws = in_chunks(work, num_draws, held)
-    latents = _latents(model, draws if given is None else posterior, outputs)
-    return Prediction(outputs, model.likelihood.distribution(outputs, latents), model)
+    outputs, draws = in_chunks(work, num_draws, held)
+    if given is not None:
+        return outputs, {name: value for name, value in posterior.items() if name not in names}
+    return outputs, draws
 
 
 def _missing(model: BayesianModule, guide: Any, inputs: Any) -> tuple[Tensor, ...]:

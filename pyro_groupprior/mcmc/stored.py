@@ -91,9 +91,17 @@ class StoredDraws:
         return torch.tensor([chain.read_state()[1]["accept_prob"] for chain in self.chains])
 
     def chunks(self) -> Iterator[dict[str, Tensor]]:
-        """A part of one chain's draws after the other, by site, ``[S, ...]``."""
+        """
+        A part of one chain's draws after the other, by site, ``[S, ...]``: of every chain as many
+        as all have.
+        """
         for chain in self.chains:
-            yield from chain.draws()
+            left = self.num_draws
+            for part in chain.draws():
+                rows = {name: value[:left] for name, value in part.items()}
+                left -= (count := len(next(iter(rows.values()))))
+                if count:
+                    yield rows
 
     def get_samples(
         self, group_by_chain: bool = False, sites: Sequence[str] | None = None, thin: int = 1

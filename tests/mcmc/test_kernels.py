@@ -185,6 +185,9 @@ def test_stored_draws_are_read_in_parts(tmp_path: Any, monkeypatch: pytest.Monke
     thinned = found.get_samples(group_by_chain=True, sites=["beta"], thin=3)
     assert torch.equal(thinned["beta"], whole.reshape(2, 10, 3)[:, ::3])
     assert found.sites == ["beta"]
+    with monkeypatch.context() as patch:  # another chain is behind
+        patch.setattr(StoredDraws, "num_draws", 6)
+        assert [len(chunk["beta"]) for chunk in found.chunks()] == [4, 2] * 2
     table = diagnose({"log_joint": found.log_joint, "beta": whole.reshape(2, 10, 3)})
     assert found.diagnostics().equals(table)
     with pytest.raises(KeyError, match=r"sites: expected some of \['beta'\], got 'gamma'"):
@@ -210,6 +213,23 @@ def test_stored_draws_are_read_in_parts(tmp_path: Any, monkeypatch: pytest.Monke
         run_mcmc(linear, X, Y, **options, path=tmp_path / "run.safetensors", progress=False)
     with pytest.raises(FileNotFoundError, match="path: there are no draws"):
         StoredDraws(tmp_path / "nowhere")
+
+
+def test_predictions_from_chains(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what has run them, in memory or in several files, as by their draws."""
+    monkeypatch.setattr("pyro_groupprior.mcmc.chain.KEPT", 4)
+    model = pgp.BayesianModule(nn.Linear(3, 1), pgp.likelihoods.Normal(), num_data=40)
+    options: dict[str, Any] = {"num_samples": 10, "warmup_steps": 10, "num_chains": 2}
+    options |= {"kernel": KERNELS["hmc"], "progress": False}
+    chains = run_mcmc(model, X, Y[:, None], **options)
+    stored = run_mcmc(model, X, Y[:, None], path=tmp_path, **options)
+    one, other = (pgp.predict(model, posterior, X[:7]) for posterior in (chains, stored))
+    draws = chains.get_samples()
+    slope, intercept = draws["weights"][:, :3, None], draws["weights"][:, 3:, None]
+    torch.testing.assert_close(one.outputs, X[:7] @ slope + intercept)
+    assert torch.equal(one.outputs, other.outputs)
+    assert torch.equal(one.sd, other.sd)
+    assert torch.equal(one.distribution.stddev[:, 0, 0], draws["noise"])
 
 
 def test_files_of_others_are_refused(tmp_path: Any) -> None:
