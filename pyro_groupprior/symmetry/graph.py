@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -83,9 +82,3 @@ def module_of(node: fx.Node) -> str:
     path, kind = stack[-1] if stack else ("", "the net")
     kind = kind if isinstance(kind, str) else kind.__name__
     return f"{path or 'it'!r} ({kind.rpartition('.')[2]})"
-
-
-def tensor_of(net: nn.Module, name: str) -> Tensor:
-    """A net's own parameter or buffer; those that are tied are one and the same."""
-    found: Tensor = operator.attrgetter(name)(net)
-    return found

@@ -155,11 +155,8 @@ def _copied(net: nn.Module, given: Given) -> Iterator[tuple[nn.Module, Given, to
             double(*in_double[0], **in_double[1])
         except RuntimeError:
             torch.set_default_dtype(default)
-            yield (
-                own.float(),
-                map_tensors(lambda t: _moved_to(t, torch.float32), given),
-                (torch.float32),
-            )
+            single = map_tensors(lambda tensor: _moved_to(tensor, torch.float32), given)
+            yield own.float(), single, torch.float32
         else:
             yield double, in_double, torch.float64
     finally:

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from . import elementwise, layers, shapes
 from .axes import Axis, concatenation, product
 from .derivation import Axes, Derivation, Operation, Rule, fresh, uniform
-from .graph import Graph, module_of, operation_name, tensor_of, trace
+from .graph import Graph, module_of, operation_name, trace
 from .proof import prove
 from .spec import Dim, Product, Sum, Symmetry, Whole
 
@@ -47,8 +47,7 @@ def find_symmetry(
     :param kwargs: what it is called with by name.
     :param movable: which tensors may be rearranged, by name; others stay as they are, so that an
         axis is fixed where one of them is not the same all along it. Default: all parameters and
-        the statistics of norm layers.
-        Names of the same tensor go together.
+        the statistics of norm layers. Names of the same tensor go together.
     :raises TypeError: if ``movable`` is a single name.
     :raises ValueError: if it cannot be derived, where the message names the module; or a name in
         ``movable`` is none of the net's.
@@ -92,7 +91,9 @@ def derive(
         if unknown:
             raise ValueError(f"movable: expected some of {sorted(graph.tensors)}, got {unknown}")
     # By identity: a tensor of several names has its axes once, and moves under all of them.
-    owners = {name: id(tensor_of(net, name)) for name in graph.tensors}
+    own = dict(net.named_parameters(remove_duplicate=False))
+    own |= dict(net.named_buffers(remove_duplicate=False))
+    owners = {name: id(own.get(name, tensor)) for name, tensor in graph.tensors.items()}
     moving = {owners[name] for name in chosen if name in owners}
     known: dict[str, Axes] = {}
     firsts: dict[int, str] = {}

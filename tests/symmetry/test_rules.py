@@ -42,6 +42,8 @@ def _parts(h: Tensor, x: Tensor) -> Tensor:
 CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, list[int], int]] = {
     "nothing": (lambda h, x: h, 6, [6], 1),
     "halves": (_halves, 6, [3, 3], 2),
+    "constant": (lambda h, x: h * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 6, [], 0),
+    "number": (lambda h, x: h * torch.tensor(2.0), 6, [6], 1),
     "clamp_below": (lambda h, x: h.clamp(min=-0.5), 6, [6], 0),
     "clamp_both": (lambda h, x: h.clamp(-0.5, 0.5), 6, [6], 1),
     "hardtanh": (lambda h, x: F.hardtanh(3 * h), 6, [6], 1),
