@@ -213,6 +213,11 @@ def _cumulated(of: Derivation, op: Operation) -> Axes:
     return axes
 
 
+def _cumulated_products(of: Derivation, op: Operation) -> Axes:
+    of.keep_sign(of.axes(op.args[0]))
+    return _cumulated(of, op)
+
+
 def _embedding_bag(of: Derivation, op: Operation) -> list[Axes | None]:
     tokens, features = of.axes(op.args[0])
     tokens.fix()
@@ -263,7 +268,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("max", "min", "median", "nanmedian", "mode"), _extreme),
     "sort": _sort,
     "topk": _topk,
-    **dict.fromkeys(("cumsum", "cumprod"), _cumulated),
+    "cumsum": _cumulated,
+    "cumprod": _cumulated_products,
     "_embedding_bag": _embedding_bag,
     "_trilinear": _trilinear,
     **dict.fromkeys(_LINEAR_POOLS.split(), _pooled),

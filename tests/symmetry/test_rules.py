@@ -56,6 +56,7 @@ CASES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int, list[int], int]]
     "sorted": (lambda h, x: h.sort(1).values, 6, [6], 0),
     "topk": (lambda h, x: h.topk(2).values, 2, [6], 0),
     "cumsum": (lambda h, x: h.cumsum(0), 6, [6], 1),
+    "cumprod": (lambda h, x: h.cumprod(0), 6, [6], 0),
     "repeat": (lambda h, x: h.repeat(1, 2), 12, [6], 1),
     "rolled_rows": (lambda h, x: h.roll(1, 0), 6, [6], 1),
     "float": (lambda h, x: h.to(torch.float64).float(), 6, [6], 1),
