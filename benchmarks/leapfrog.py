@@ -4,11 +4,11 @@
 """What a leapfrog step costs, and an effective sample.
 
 A hierarchical net 10-50-50-1 (ReLU, a learned location and scale for each layer, learned noise) on
-all 442 rows of diabetes, on one core and one thread. Per step: Pyro's HMC over our potential
-(``run_mcmc``), over the same model as it stands, and over a model written by hand with a site per
-tensor; NumPyro's HMC on the same density (decentred, as ours; compared with it first); all with
-step sizes so small that nothing is rejected, 32 steps a move. And a step of one chain of
-``run_hmc``, which moves eight at once: what 200 further moves take.
+all 442 rows of diabetes, on one core and one thread. Per step of one chain: ``run_hmc`` ("ours"),
+which moves eight at once; Pyro's HMC over our potential (``run_mcmc``, "kernel"), over the same
+model as it stands, and over a model written by hand with a site per tensor; NumPyro's HMC on the
+same density (decentred, as ours; compared with it first), one chain and eight at once. All with
+step sizes so small that nothing is rejected, 32 steps a move.
 
 Then NUTS, one chain, from the same draw of the prior everywhere, all decentred: effective samples
 (bulk) of the net's function, the median over 50 rows, for each second after 300 moves of warm-up;
@@ -20,6 +20,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")  # read at the import
@@ -45,6 +46,7 @@ from benchmarks.candidates import bayesian
 from benchmarks.judge import check_twin, twin
 from pyro_groupprior.mcmc import run_hmc, run_mcmc
 from pyro_groupprior.mcmc.gradient import compiled, recorded, value_and_gradient
+from pyro_groupprior.mcmc.hmc import Chains
 from pyro_groupprior.mcmc.log_density import LogDensity
 from pyro_groupprior.mcmc.potential import SITE, Potential
 from pyro_groupprior.svi.parameters import quiet
@@ -102,6 +104,24 @@ def moves(kernel: Any, params: dict[str, Tensor], *args: Any) -> Callable[[], No
     return move
 
 
+def numpyro_moves(model: Any, args: Any, num_chains: int) -> Callable[[], None]:
+    """Give a function that makes one move of NumPyro's HMC, of one chain or of several at once."""
+    kernel = NumPyroHMC(
+        twin(model), step_size=STEP_SIZE, num_steps=STEPS,
+        adapt_step_size=False, adapt_mass_matrix=False,
+    )  # fmt: skip
+    x, y = (jnp.asarray(value.numpy()) for value in args)
+    key = jax.random.PRNGKey(0)
+    keys = key if num_chains == 1 else jax.random.split(key, num_chains)
+    state = {"hmc": kernel.init(keys, 0, None, (x, y), {})}
+    jitted = jax.jit(lambda s: kernel.sample(s, (x, y), {}))
+
+    def move() -> None:
+        state["hmc"] = jax.block_until_ready(jitted(state["hmc"]))
+
+    return move
+
+
 def steps(split: datasets.Split, seconds: float) -> dict[str, float]:
     """Time moves of 32 steps in turn."""
     pyro.set_rng_seed(0)
@@ -110,36 +130,37 @@ def steps(split: datasets.Split, seconds: float) -> dict[str, float]:
     check_twin(model, twin(model), split)
     with quiet(model), pyro.validation_enabled(False):
         density = LogDensity(model, args)
-        position = 0.1 * torch.randn(1, density.size)
-        fast = compiled(recorded(value_and_gradient(density), position), position)
-    potential = Potential(fast)
-    numpyro_kernel = NumPyroHMC(
-        twin(model), step_size=STEP_SIZE, num_steps=STEPS,
-        adapt_step_size=False, adapt_mass_matrix=False,
-    )  # fmt: skip
-    x, y = (jnp.asarray(value.numpy()) for value in args)
-    state = {"hmc": numpyro_kernel.init(jax.random.PRNGKey(0), 0, None, (x, y), {})}
-    jitted = jax.jit(lambda s: numpyro_kernel.sample(s, (x, y), {}))
-
-    def numpyro_move() -> None:
-        state["hmc"] = jax.block_until_ready(jitted(state["hmc"]))
-
-    calls = {
-        "ours": moves(HMC(potential_fn=potential, **FIXED), {SITE: position[0]}),
-        "numpyro": numpyro_move,
-        "pyro, the same model": moves(HMC(model, **FIXED), {}, *args),
-        "pyro, a site per tensor": moves(HMC(by_hand(model.net), **FIXED), {}, *args),
-    }
-    found = timing.time_in_turn(calls, seconds, block_seconds=0.2)
-    found = {name: [t / STEPS for t in times] for name, times in found.items()}
-    number = 20 if seconds < 10 else 200
-    found["run_hmc, eight chains"] = [further_moves(model, args, number) / STEPS / CHAINS]
-    timing.print_timings("one leapfrog step of one chain", found, "ours")
+        position = 0.1 * torch.randn(CHAINS, density.size)
+        one, all_chains = (
+            compiled(recorded(value_and_gradient(density), where), where)
+            for where in (position[:1], position)
+        )
+    chains = Chains(all_chains, position, STEPS)
+    adaptation: Any = SimpleNamespace(
+        step_size=torch.tensor(STEP_SIZE), inverse_mass=torch.ones(density.size)
+    )
+    calls: dict[str, tuple[Callable[[], Any], int]] = {
+        "run_hmc, eight chains": (lambda: chains.move(adaptation), CHAINS),
+        "run_mcmc: pyro's HMC": (
+            moves(HMC(potential_fn=Potential(one), **FIXED), {SITE: position[0]}), 1,
+        ),
+        "numpyro": (numpyro_moves(model, args, 1), 1),
+        "numpyro, eight chains": (numpyro_moves(model, args, CHAINS), CHAINS),
+        "pyro, the same model": (moves(HMC(model, **FIXED), {}, *args), 1),
+        "pyro, a site per tensor": (moves(HMC(by_hand(model.net), **FIXED), {}, *args), 1),
+    }  # fmt: skip
+    functions = {name: function for name, (function, _) in calls.items()}
+    found = timing.time_in_turn(functions, seconds, block_seconds=0.2)
+    found = {name: [t / STEPS / calls[name][1] for t in times] for name, times in found.items()}
+    ours, kernel, *_ = found
+    timing.print_timings("one leapfrog step of one chain", found, ours)
     return {
-        "over_numpyro": timing.ratio(found, "ours", "numpyro"),
-        "pyro_over_ours": timing.ratio(found, "pyro, a site per tensor", "ours"),
-        "pyro_packed_over_ours": timing.ratio(found, "pyro, the same model", "ours"),
-        "eight_chains_over_numpyro": timing.ratio(found, "run_hmc, eight chains", "numpyro"),
+        "over_numpyro": timing.ratio(found, ours, "numpyro"),
+        "over_numpyro_eight_chains": timing.ratio(found, ours, "numpyro, eight chains"),
+        "pyro_over_ours": timing.ratio(found, "pyro, a site per tensor", ours),
+        "pyro_packed_over_ours": timing.ratio(found, "pyro, the same model", ours),
+        "kernel_over_numpyro": timing.ratio(found, kernel, "numpyro"),
+        "pyro_over_kernel": timing.ratio(found, "pyro, a site per tensor", kernel),
     }
 
 

@@ -136,7 +136,7 @@ def run_hmc(
         num_gradients = ascent_steps + num_steps * (warmup_steps + thin * num_samples)
         evaluate = fast(value_and_gradient(density), num_gradients, position)
         position = ascend(evaluate, position, itertools.repeat((), ascent_steps))
-        chains = _Chains(evaluate, position, num_steps)
+        chains = Chains(evaluate, position, num_steps)
         adaptation = Adaptation(density.size, warmup_steps, TARGET, position)
         bar = tqdm(total=warmup_steps + thin * num_samples, disable=not progress, unit="move")
         for _ in range(warmup_steps):
@@ -185,8 +185,15 @@ def _check_moves(accepted: Tensor, diverged: Tensor, number: int) -> None:
         )
 
 
-class _Chains:
-    """Where the chains are, and how they move."""
+class Chains:
+    """
+    Where the chains are, and how they move.
+
+    :param evaluate: of positions ``[C, D]``, gives log-densities ``[C]`` and gradients.
+    :param Tensor position: where they start, ``[C, D]``.
+    :param int num_steps: leapfrog steps of a move on average.
+    :raises ValueError: if the log-density there is not finite.
+    """
 
     def __init__(self, evaluate: ValueAndGradient, position: Tensor, num_steps: int) -> None:
         self.evaluate, self.position, self.num_steps = evaluate, position, num_steps
