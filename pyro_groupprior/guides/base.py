@@ -23,7 +23,7 @@ from torch.distributions import biject_to
 from ..exposure import expose_parameters
 from ..nn.modes import evaluation_mode
 from ..primitives import PREDICTED
-from .draws import mean_and_sd
+from .draws import mean_and_sd, unconstrained_draws
 from .initialization import init_to_weights
 from .latent import (
     LatentSite,
@@ -279,23 +279,7 @@ class SiteGuide(nn.Module):
             raise TypeError(f"draws: expected tensors by site, got {type(draws).__name__}")
         if not self.sites:
             self.setup(*args, **kwargs)
-        free: dict[LatentSite, Tensor] = {}
-        for site in self.sites:
-            shape = tuple(self.locs[site.key].shape)
-            if site.name not in draws:
-                raise ValueError(f"draws: {site.name!r} is missing, there are {sorted(draws)}")
-            value = biject_to(site.support).inv(draws[site.name].to(self.locs[site.key]))
-            number = len(next(iter(free.values()))) if free else max(*value.shape[:1], 2, 2)
-            if value.shape[:1] != (number,) or _wide(value.shape[1:]) != _wide(shape):
-                raise ValueError(
-                    f"draws[{site.name!r}]: expected {number} of shape {shape}, got "
-                    f"{tuple(draws[site.name].shape)}"
-                )
-            if not bool(value.isfinite().all()):
-                raise ValueError(
-                    f"draws[{site.name!r}]: expected finite numbers within the support"
-                )
-            free[site] = value.reshape(-1, *shape)
+        free = unconstrained_draws({site: self.locs[site.key] for site in self.sites}, draws)
         for site, value in free.items():
             self._fit_site(site, value)
 
@@ -393,8 +377,3 @@ def _resize_before_load(guide: nn.Module, state: dict[str, Any], prefix: str, *u
         if saved is not None and saved.shape[1:] == own.shape[1:] and len(saved) != len(own):
             block, _, key = name.partition(".")
             getattr(guide, block)[key] = nn.Parameter(own.new_empty(saved.shape))
-
-
-def _wide(shape: Sequence[int]) -> list[int]:
-    """Sizes but 1, of which Pyro adds some for plates."""
-    return [size for size in shape if size != 1]

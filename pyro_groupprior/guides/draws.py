@@ -5,12 +5,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
+from torch.distributions import biject_to
+
+from .latent import LatentSite
 
 #: Share of a variance that is a weight's own at least, whatever the directions shared with others.
 _LEAST = 1e-3
+
+
+def unconstrained_draws(
+    locs: Mapping[LatentSite, Tensor], draws: Mapping[str, Tensor]
+) -> dict[LatentSite, Tensor]:
+    """
+    Draws of all latent sites in the unconstrained space, each ``[S, *loc]``.
+
+    :param locs: what the draws of each site are to be like.
+    :param draws: by name, each ``[S, ...]``; may lack or have dimensions of size 1, which Pyro adds
+        for plates.
+    :raises ValueError: if draws are missing, fewer than two, do not fit, or are not finite.
+    """
+    free: dict[LatentSite, Tensor] = {}
+    for site, loc in locs.items():
+        if site.name not in draws:
+            raise ValueError(f"draws: {site.name!r} is missing, there are {sorted(draws)}")
+        value = biject_to(site.support).inv(draws[site.name].to(loc))
+        number = len(next(iter(free.values()))) if free else max(*value.shape[:1], 2, 2)
+        if value.shape[:1] != (number,) or _wide(value.shape[1:]) != _wide(loc.shape):
+            raise ValueError(
+                f"draws[{site.name!r}]: expected {number} of shape {tuple(loc.shape)}, got "
+                f"{tuple(draws[site.name].shape)}"
+            )
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"draws[{site.name!r}]: expected finite numbers within the support")
+        free[site] = value.reshape(-1, *loc.shape)
+    return free
+
+
+def _wide(shape: Sequence[int]) -> list[int]:
+    return [size for size in shape if size != 1]
 
 
 def mean_and_sd(draws: Tensor) -> tuple[Tensor, Tensor]:

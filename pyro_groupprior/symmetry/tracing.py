@@ -80,19 +80,19 @@ def derive(
     graph = trace(net, args, kwargs)
     if isinstance(movable, str):
         raise TypeError(f"movable: expected several names, or a function of one, got {movable!r}")
+    own: dict[str, Tensor] = dict(net.named_parameters(remove_duplicate=False))
+    own |= dict(net.named_buffers(remove_duplicate=False))
     if movable is None:
         chosen = {name for name, _ in net.named_parameters(remove_duplicate=False)}
         chosen |= _statistics(net)
     elif callable(movable):
-        chosen = {name for name in graph.tensors if movable(name)}
+        chosen = {name for name in own if movable(name)}
     else:
         chosen = set(movable)
-        unknown = sorted(chosen - set(graph.tensors))
+        unknown = sorted(chosen - set(own))
         if unknown:
-            raise ValueError(f"movable: expected some of {sorted(graph.tensors)}, got {unknown}")
+            raise ValueError(f"movable: expected some of {sorted(own)}, got {unknown}")
     # By identity: a tensor of several names has its axes once, and moves under all of them.
-    own = dict(net.named_parameters(remove_duplicate=False))
-    own |= dict(net.named_buffers(remove_duplicate=False))
     owners = {name: id(own.get(name, tensor)) for name, tensor in graph.tensors.items()}
     moving = {owners[name] for name in chosen if name in owners}
     known: dict[str, Axes] = {}
