@@ -37,7 +37,7 @@ from .starts import ascend, chain_starts
 from .stored import StoredDraws
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MCMCResult(ChainDraws):
     """
     Draws of :func:`run_mcmc`.
