@@ -8,11 +8,13 @@ ReLU nets of one hidden layer, a learned prior for each layer, four chains of HM
 itself ("one": means over chains), or of all, are left as they are, aligned in the style of Xiao,
 Liu and Bamler (by activations, to the first sample), or in one of our ways; then summarised as a
 normal distribution: independent weights, a covariance for each unit, diagonal plus low rank, or
-full. 300 draws of it predict the test rows. Accuracy, NLL, ECE; agreement and total variation
-beside the samples themselves; numbers, and bytes of the file that holds them. What total variation
-can be at best: that of 300 of the samples, drawn anew, and that of another chain. The way to align
-is chosen by validation rows, a fifth of the training rows that another run of HMC has not seen: the
-least total variation there.
+full. "Distilled" ones have then been trained to predict the training inputs as the samples do; one
+of them, to compare with, from unaligned samples. 300 draws of a summary predict the test rows.
+Accuracy, NLL, ECE; agreement and total variation beside the samples themselves; numbers, and bytes
+of the file that holds them. What total variation can be at best: that of 300 of the samples, drawn
+anew, and that of another chain; and what as few numbers can do at least: a few of the samples, as
+they are. The way to align is chosen by validation rows, a fifth of the training rows that another
+run of HMC has not seen: the least total variation there.
 """
 
 import argparse
@@ -56,6 +58,8 @@ WAYS: dict[str, tuple[str, str]] = {
 }
 PAPER = ("activations", "first")
 FAMILIES = ("diagonal", "unit", "low rank 8", "low rank 64", "full")
+DISTILLED = ("diagonal", "unit", "low rank 8")
+FEW = (1, 2, 4, 8)  # samples as they are
 MOST_FOR_FULL = 6000  # weights
 
 Draws = dict[str, Tensor]
@@ -128,6 +132,11 @@ class Study:
         return pgp.predict(self.model, self.samples(chains), self.split.new_x)
 
     @functools.cache  # noqa: B019
+    def on_training(self, chains: str) -> pgp.Prediction:
+        """Predict what was trained on by the samples themselves."""
+        return pgp.predict(self.model, self.samples(chains), self.split.x)
+
+    @functools.cache  # noqa: B019
     def aligned(self, chains: str, by: str, template: str) -> tuple[Draws, float]:
         """Align samples; the seconds that it takes."""
         start = time.process_time()
@@ -159,10 +168,13 @@ class Study:
 
     def one(self, chains: str, way: str, family: str) -> dict[str, Any]:
         """Summarise and score the samples of one chain, or of all."""
-        if way == "drawn anew":
+        if way in ("drawn anew", "few"):
             torch.manual_seed(0)
             every = self.samples(chains)
-            rows = torch.randint(len(every["weights"]), (DRAWS,))
+            number = len(every["weights"])
+            rows = torch.randint(number, (DRAWS,))
+            if way == "few":  # evenly spaced, from the last
+                rows = torch.arange(number - 1, -1, -number // int(family))[: int(family)]
             few = {k: v[rows] for k, v in every.items()}
             prediction = pgp.predict(self.model, few, self.split.new_x)
             size = sum(value.numel() for value in few.values())
@@ -182,8 +194,13 @@ class Study:
         if way != "unaligned":
             by, template = PAPER if way == "paper" else WAYS[way]
             draws, seconds = self.aligned(chains, by, template)
+        family, _, then = family.partition(", ")
         guide = guide_of(self.model, family, self.symmetry)
         guide.fit_draws(draws, self.split.x, self.split.y)
+        if then == "distilled":
+            start = time.process_time()
+            pgp.distill(guide, self.on_training(chains), self.split.x, progress=False)
+            seconds += time.process_time() - start
         torch.manual_seed(0)
         prediction = pgp.predict(self.model, guide, self.split.new_x, num_draws=DRAWS)
         with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +222,10 @@ def cases(name: str, hidden: int) -> list[tuple[str, str, str]]:
         found += [(chains, "next chain", "")] if chains == "one" else []
         found += [(chains, "unaligned", "diagonal")]
         found += [(chains, "paper", "diagonal")]
+        found += [(chains, "few", str(number)) for number in FEW]
         found += [(chains, way, family) for way in WAYS for family in families]
+        found += [(chains, "weights, mean", f"{family}, distilled") for family in DISTILLED]
+        found += [(chains, "unaligned", "diagonal, distilled")]
     return found
 
 
@@ -249,11 +269,13 @@ def _figures(cells: dict[str, dict[str, Any]], name: str, hidden: int) -> dict[s
     for short, case in (("hmc", ("one", "samples", "")), ("paper", ("one", "paper", "diagonal"))):
         if (k := key(name, hidden, case)) in cells:
             figures[f"acc_{short}{ending}"] = cells[k]["accuracy"]
-    for family in FAMILIES:
+    moments = {family: f"{family} moments" for family in FAMILIES}
+    distilled = {f"{family}, distilled": family for family in DISTILLED}
+    for family, label in (moments | distilled).items():
         way = choose(cells, name, hidden, "one", family)
         if way is None or (k := key(name, hidden, ("one", way, family))) not in cells:
             continue
-        figures[f"acc_{family.replace(' ', '_')}{ending}"] = cells[k]["accuracy"]
+        figures[f"acc_{label.replace(' ', '_')}{ending}"] = cells[k]["accuracy"]
         tv = cells[key(name, hidden, ("one", way, family), True)]["tv"]
         best = min(best, (tv, way, family))
     if best[1]:

@@ -16,6 +16,7 @@ from .clustering import (
     MergedMixture,
 )
 from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
+from .distillation import distill
 from .elbo import MeanFieldELBO
 from .fitting import fit
 from .guides import (
@@ -97,6 +98,7 @@ __all__ = [
     "assignment_cost",
     "clustering",
     "collapse_report",
+    "distill",
     "families",
     "fit",
     "group_prior",

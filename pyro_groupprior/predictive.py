@@ -183,7 +183,9 @@ def predict(
         outputs = torch.cat([rows for rows, _ in found])
         draws = {name: torch.cat([small[name] for _, small in found]) for name in draws}
     return Prediction(
-        outputs, model.likelihood.distribution(outputs, _latents(model, draws, outputs)), model
+        outputs,
+        model.likelihood.distribution(outputs, likelihood_latents(model, draws, outputs)),
+        model,
     )
 
 
@@ -236,10 +238,16 @@ def _rows(
     return {name: value[start:stop].to(device) for name, value in draws.items()}
 
 
-def _latents(
+def likelihood_latents(
     model: BayesianModule, draws: Mapping[str, Tensor], outputs: Tensor
 ) -> dict[str, Tensor]:
-    """The likelihood's parameters for each draw; fixed and learned ones are the same for all."""
+    """
+    The likelihood's parameters for each draw; fixed and learned ones are the same for all.
+
+    :param draws: by site, each ``[S, ...]``.
+    :param Tensor outputs: the net's, ``[S, N, ...]``.
+    :raises ValueError: if draws are missing, or as many are not there.
+    """
     assert model.likelihood is not None
     with pyro.poutine.block(), pyro.poutine.trace() as stated:
         latents = model.likelihood.sample_latents(outputs)
