@@ -152,8 +152,10 @@ class _Standardized:
             units[id(guide.unconstrained_scales[site.key])] = sd / slope
         self.parameters = list(guide.parameters())
         self.starts = [parameter.detach().clone() for parameter in self.parameters]
-        #: Of correlations: so many of them make up one weight.
-        self.units = [units.get(id(p), p.new_tensor(p.shape[-1] ** -0.5)) for p in self.parameters]
+        for parameter in self.parameters:
+            if id(parameter) not in units:  # correlations: so many of them make up one weight
+                units[id(parameter)] = parameter.new_tensor(parameter.shape[-1] ** -0.5)
+        self.units = [units[id(parameter)] for parameter in self.parameters]
         self.moves = [torch.zeros_like(start) for start in self.starts]
 
     @contextmanager
