@@ -14,10 +14,12 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_code_blocks_run_one_after_the_other() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
     assert len(names["history"].phases) == 3
     assert pgp.metrics.rmse(names["prediction"], names["y"]) < 0.3  # of 0.66 without a model
     assert names["groups"].assignment.num_groups == 5
+    compact = pgp.predict(names["model"], names["compact"], names["x"])
+    assert pgp.metrics.rmse(compact, names["y"]) < 0.3
