@@ -109,6 +109,8 @@ def distill(
             losses[step] = loss.detach()
             parameters.step(optimizer, gradients)
             schedule.step()
+        if not all(bool(parameter.isfinite().all()) for parameter in parameters.parameters):
+            raise FloatingPointError("loss: its gradient became NaN or infinite in the last step")
     return losses
 
 
