@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batch import tensors_in
 from ..storage import read_file, write_file
 
 RUN, DRAWS, STATS, STATE = "mcmc_run", "mcmc_draws", "mcmc_stats", "mcmc_state"
@@ -177,24 +174,3 @@ def read_run(path: Path) -> tuple[str, dict[str, Any]]:
         raise FileNotFoundError(f"path: there are no draws in {path}")
     _, notes = read_file(file, RUN)
     return notes["run"], notes
-
-
-def digest(*values: Any) -> str:
-    """
-    What tells data from other data: tensors by their content, all else by what it says of itself.
-
-    Example::
-
-        >>> from pyro_groupprior.mcmc.chain_files import digest
-        >>> digest(torch.zeros(2)) == digest(torch.zeros(2)) != digest(torch.ones(2))
-        True
-    """
-    found = hashlib.sha256()
-    for tensor in tensors_in(values):
-        value = tensor.detach().cpu().contiguous()
-        found.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    others = [value for value in values if not list(tensors_in(value))]
-    # Objects that do not say what they are tell where they are: another place in every process.
-    found.update(re.sub(" at 0x[0-9a-f]+", "", repr(others)).encode())
-    return found.hexdigest()

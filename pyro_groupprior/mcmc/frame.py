@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..batch import check_batch, device_of, move_batch
+from ..batch import check_batch, count_rows, device_of, move_batch
+from ..nn import BayesianModule
+from ..svi.checks import check_num_rows
 from ..svi.parameters import quiet
 
 
@@ -55,6 +57,26 @@ def placed(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     check_batch(args, "args")
     return move_batch(args, device_of(model))
+
+
+def all_rows(model: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """
+    Data on the model's device, checked to be all that the model knows of.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.frame import all_rows
+        >>> model = BayesianModule(nn.Linear(1, 1), likelihoods.Normal(), num_data=3)
+        >>> all_rows(model, (torch.ones(2, 1), torch.ones(2, 1)))
+        Traceback (most recent call last):
+            ...
+        ValueError: num_data: expected BayesianModule(num_data=2), as many as args have rows, got 3
+
+    :raises ValueError: if they are not finite, or another number of rows than the model's.
+    """
+    if isinstance(model, BayesianModule):
+        check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
+    return placed(model, args)
 
 
 @contextmanager

@@ -17,15 +17,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..batch import count_rows
-from ..nn import BayesianModule
-from ..svi.checks import check_num_rows
 from .adaptation import Adaptation
 from .draws import ChainDraws
-from .frame import check_counts, placed, stack_draws, undisturbed
+from .frame import all_rows, check_counts, stack_draws, undisturbed
 from .gradient import ValueAndGradient, fast, value_and_gradient
 from .log_density import LogDensity
-from .starts import ascend, chain_starts
+from .starts import ascend, chain_starts, resolve_ascent
 
 TARGET = 0.8  # probability of acceptance aimed at
 ASCENT_STEPS = 200
@@ -121,12 +118,8 @@ def run_hmc(
     """
     check_counts(1, num_samples=num_samples, warmup_steps=warmup_steps, thin=thin)
     check_counts(1, num_chains=num_chains, num_steps=num_steps)
-    if ascent_steps is None:
-        ascent_steps = ASCENT_STEPS if start is None else 0
-    check_counts(0, ascent_steps=ascent_steps)
-    if isinstance(model, BayesianModule):
-        check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
-    args = placed(model, args)
+    ascent_steps = resolve_ascent(ascent_steps, start, ASCENT_STEPS)
+    args = all_rows(model, args)
     with undisturbed(model, seed), ExitStack() as stack:
         density = LogDensity(model, args)
         # Validation would check every chain's every value, for a third of the time.

@@ -20,20 +20,19 @@ from pyro.infer import HMC, NUTS
 from sklearn.utils.parallel import Parallel, delayed
 from torch import Tensor
 
-from ..batch import count_rows
-from ..nn import BayesianModule
-from ..svi.checks import check_num_rows
+from ..batch import tensors_in
+from ..digest import digest
 from .chain import Chain, make_kernel
-from .chain_files import ChainFiles, digest, open_run
+from .chain_files import ChainFiles, open_run
 from .diagnostics import diagnose, without_labels
 from .draws import ChainDraws
-from .frame import check_counts, placed, undisturbed
+from .frame import all_rows, check_counts, undisturbed
 from .gibbs import positive
 from .gradient import recorded, value_and_gradient
 from .hmc import ASCENT_STEPS
 from .log_density import LogDensity
 from .potential import Potential
-from .starts import ascend, chain_starts
+from .starts import ascend, chain_starts, resolve_ascent
 from .stored import StoredDraws
 
 
@@ -146,16 +145,13 @@ def run_mcmc(
         under an outer plate.
     """
     check_counts(1, num_samples=num_samples, num_chains=num_chains)
-    if ascent_steps is None:
-        ascent_steps = ASCENT_STEPS if start is None else 0
-    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps, seed=seed)
+    check_counts(0, warmup_steps=warmup_steps, seed=seed)
+    ascent_steps = resolve_ascent(ascent_steps, start, ASCENT_STEPS)
     check_jobs(n_jobs)
     if concentration is not None:
         positive("concentration", concentration)
     make_kernel(kernel, Potential(_flat))
-    if isinstance(model, BayesianModule):
-        check_num_rows(model, num_rows := count_rows(args, "args"), num_rows)
-    args = placed(model, args)
+    args = all_rows(model, args)
     seeds = np.random.SeedSequence(seed).generate_state(num_chains).tolist()
     with undisturbed(model, seed):
         density = LogDensity(model, args)
@@ -175,8 +171,8 @@ def run_mcmc(
                 "seed": seed,
                 "num_chains": num_chains,
                 "warmup_steps": warmup_steps,
-                "kernel": digest(kernel),
-                "args": digest(*args),
+                "kernel": digest(repr(kernel)),
+                "args": _digest_of(args),
                 "concentration": concentration,
                 "sites": {name: list(shape) for name, shape in density.shapes.items()},
                 "planned": planned,
@@ -215,6 +211,12 @@ def check_jobs(n_jobs: int) -> None:
         raise TypeError(f"n_jobs: expected an integer, got {n_jobs!r}")
     if n_jobs == 0:
         raise ValueError("n_jobs: expected a number of processes, or -1 for all, got 0")
+
+
+def _digest_of(args: tuple[Any, ...]) -> str:
+    tensors = list(tensors_in(args))
+    others = [value for value in args if not list(tensors_in(value))]
+    return digest(repr([[(t.dtype, tuple(t.shape)) for t in tensors], others]), tensors)
 
 
 def _flat(position: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from .frame import check_counts, placed, stack_draws, undisturbed
 from .gradient import fast, value_and_gradient
 from .langevin import Batch, LangevinAdaptation
 from .log_density import LogDensity, latent_nodes
-from .starts import ascend, chain_starts
+from .starts import ascend, chain_starts, resolve_ascent
 
 FIRST_LOOKS = 10  # at the curvature, before the first step
 BETWEEN_LOOKS, BETWEEN_DIFFERENCES = 50, 10  # steps
@@ -131,9 +131,8 @@ def run_sgmcmc(
     """
     check_counts(1, batch_size=batch_size, num_samples=num_samples, num_chains=num_chains)
     check_counts(1, thin=thin)
-    if ascent_steps is None:
-        ascent_steps = ASCENT_STEPS if start is None else 0
-    check_counts(0, warmup_steps=warmup_steps, ascent_steps=ascent_steps)
+    check_counts(0, warmup_steps=warmup_steps)
+    ascent_steps = resolve_ascent(ascent_steps, start, ASCENT_STEPS)
     if not 1 <= memory < math.inf:
         raise ValueError(f"memory: expected at least 1 and finite, got {memory}")
     num_rows = count_rows(args, "args")

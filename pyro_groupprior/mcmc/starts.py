@@ -17,10 +17,30 @@ from ..batch import device_of, move_batch
 from ..guides import init_to_weights, posterior_draws
 from ..nn import BayesianModule
 from ..svi.parameters import quiet
+from .frame import check_counts
 from .gradient import ValueAndGradient
 from .log_density import LogDensity, latent_nodes
 
 ASCENT_RATE = 0.01  # of Adam, in units of decentred latents, whose priors are about 1 wide
+
+
+def resolve_ascent(ascent_steps: int | None, start: Any, default: int) -> int:
+    """
+    How many steps chains climb before they warm up: none by default where they are told a start.
+
+    Example::
+
+        >>> from pyro_groupprior.mcmc.starts import resolve_ascent
+        >>> resolve_ascent(None, None, 1000), resolve_ascent(None, "prior", 1000)
+        (1000, 0)
+
+    :raises TypeError: if it is no integer.
+    :raises ValueError: if it is negative.
+    """
+    if ascent_steps is None:
+        return default if start is None else 0
+    check_counts(0, ascent_steps=ascent_steps)
+    return ascent_steps
 
 
 def chain_starts(density: LogDensity, start: Any, num_chains: int) -> Mapping[str, Tensor]:

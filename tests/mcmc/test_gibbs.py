@@ -59,12 +59,12 @@ def alternating(num_weights, num_groups=2):
 
 
 @pytest.mark.parametrize(
-    "kernel", [partial(NUTS, max_tree_depth=2), partial(HMC, num_steps=3, step_size=0.3)]
+    "kernel", [partial(NUTS, max_tree_depth=2), partial(HMC, num_steps=8, step_size=0.3)]
 )
 def test_agrees_with_enumeration_where_groups_are_known(kernel):
     x, y = tiny_data(6)
     model = grouped_regression(alternating(6), loc=LOC, scale=SCALE)
-    run = partial(run_gibbs, kernel=kernel, num_samples=500, warmup_steps=80, progress=False)
+    run = partial(run_gibbs, kernel=kernel, num_samples=1000, warmup_steps=80, progress=False)
     result = run(model, x, y, concentration=0.8)
     log_evidence = linear_log_evidence(x, y, 0.7, LOC, SCALE)
     exact = enumerate_assignments(log_evidence, 6, 2, concentration=0.8)
