@@ -5,16 +5,16 @@
 
 ReLU nets of one hidden layer, a learned prior for each layer, four chains of HMC: digits (64 units,
 1,437 rows) and 5,000 rows of Fashion-MNIST (16, 32 and 64 units). The samples of each chain by
-itself ("one": means over chains), or of all, are left as they are, aligned in the style of Xiao,
-Liu and Bamler (by activations, to the first sample), or in one of our ways; then summarised as a
-normal distribution: independent weights, a covariance for each unit, diagonal plus low rank, or
-full. "Distilled" ones have then been trained to predict the training inputs as the samples do; one
-of them, to compare with, from unaligned samples. 300 draws of a summary predict the test rows.
-Accuracy, NLL, ECE; agreement and total variation beside the samples themselves; numbers, and bytes
-of the file that holds them. What total variation can be at best: that of 300 of the samples, drawn
-anew, and that of another chain; and what as few numbers can do at least: a few of the samples, as
-they are. The way to align is chosen by validation rows, a fifth of the training rows that another
-run of HMC has not seen: the least total variation there.
+itself ("one": means over chains; digits only), or of all, are left as they are, aligned in the
+style of Xiao, Liu and Bamler (by activations, to the first sample), or in one of our ways; then
+summarised as a normal distribution: independent weights, a covariance for each unit, diagonal plus
+low rank, or full. "Distilled" ones have then been trained to predict the training inputs as the
+samples do; one of them, to compare with, from unaligned samples. 300 draws of a summary predict the
+test rows. Accuracy, NLL, ECE; agreement and total variation beside the samples themselves; numbers,
+and bytes of the file that holds them. What total variation can be at best: that of 300 of the
+samples, drawn anew, and that of another chain; and what as few numbers can do at least: a few of
+the samples, as they are. The way to align is chosen by validation rows, a fifth of the training
+rows that another run of HMC has not seen: the least total variation there.
 """
 
 import argparse
@@ -45,8 +45,10 @@ from pyro_groupprior.symmetry import (
     unit_blocks,
 )
 
-CHAINS, SAMPLES, WARMUP, STEPS, DRAWS, ROWS = 4, 400, 200, 80, 300, 5000
-RUN = [CHAINS, SAMPLES, WARMUP, STEPS, ROWS]  # what samples depend on
+CHAINS, DRAWS, ROWS = 4, 300, 5000
+#: Samples of each chain, moves to warm up, steps of a move, moves for a sample.
+RUNS = {"digits": (400, 200, 80, 1), "fashion": (100, 100, 40, 2)}
+CHOOSING = {"digits": "one", "fashion": "all"}  # chains of which the figures are
 NETS = [("digits", 64), ("fashion", 16), ("fashion", 32), ("fashion", 64)]
 #: How samples are aligned: by what, and to what.
 WAYS: dict[str, tuple[str, str]] = {
@@ -68,7 +70,8 @@ Draws = dict[str, Tensor]
 def load(name: str, validation: bool) -> datasets.Split:
     """Take one split; to validate, rows of the training set only."""
     split = datasets.classification(name, 0)
-    split = dataclasses.replace(split, x=split.x[:ROWS], y=split.y[:ROWS])
+    rows = {key: getattr(split, key)[:ROWS] for key in ("x", "y", "new_x", "new_y")}
+    split = dataclasses.replace(split, **rows)
     return datasets.validation(split, 0) if validation else split
 
 
@@ -82,15 +85,16 @@ def model_of(split: datasets.Split, hidden: int) -> pgp.BayesianModule:
 
 def sampled(name: str, hidden: int, validation: bool) -> Draws:
     """Sample by HMC, once; draws ``[chains, samples, ...]``."""
-    run = "_".join(map(str, RUN))
+    samples, warmup, steps, thin = RUNS[name]
+    run = "_".join(map(str, (CHAINS, *RUNS[name])))
     path = FOLDER / f"compact_{name}_{hidden}_{run}{'_validation' * validation}.run"
     if path.exists():
         found = pgp.load_draws(path)
-        return {k: v.unflatten(0, (CHAINS, SAMPLES)) for k, v in found.items()}
+        return {k: v.unflatten(0, (CHAINS, samples)) for k, v in found.items()}
     split = load(name, validation)
     result = mcmc.run_hmc(
-        model_of(split, hidden), split.x, split.y, num_chains=CHAINS, num_samples=SAMPLES,
-        warmup_steps=WARMUP, num_steps=STEPS, progress=False,
+        model_of(split, hidden), split.x, split.y, num_chains=CHAINS, num_samples=samples,
+        warmup_steps=warmup, num_steps=steps, thin=thin, progress=False,
     )  # fmt: skip
     pgp.save_draws(path, result.get_samples())
     return dict(result.samples)
@@ -125,6 +129,21 @@ class Study:
         if chains == "all":
             return {k: v.flatten(0, 1) for k, v in self.draws.items()}
         return {k: v[int(chains)] for k, v in self.draws.items()}
+
+    def taken(self, chains: str, way: str, number: str) -> Draws:
+        """Take samples as they are: all, some of them, or those of another chain."""
+        if way == "next chain":
+            return self.samples(str((int(chains) + 1) % CHAINS))
+        every = self.samples(chains)
+        count = len(every["weights"])
+        if way == "drawn anew":
+            torch.manual_seed(0)
+            rows = torch.randint(count, (DRAWS,))
+            return {k: v[rows] for k, v in every.items()}
+        if way == "few":  # evenly spaced, from the last
+            rows = torch.arange(count - 1, -1, -count // int(number))[: int(number)]
+            return {k: v[rows] for k, v in every.items()}
+        return every
 
     @functools.cache  # noqa: B019 -- a study lives as long as the benchmark
     def ensemble(self, chains: str) -> pgp.Prediction:
@@ -168,27 +187,11 @@ class Study:
 
     def one(self, chains: str, way: str, family: str) -> dict[str, Any]:
         """Summarise and score the samples of one chain, or of all."""
-        if way in ("drawn anew", "few"):
-            torch.manual_seed(0)
-            every = self.samples(chains)
-            number = len(every["weights"])
-            rows = torch.randint(number, (DRAWS,))
-            if way == "few":  # evenly spaced, from the last
-                rows = torch.arange(number - 1, -1, -number // int(family))[: int(family)]
-            few = {k: v[rows] for k, v in every.items()}
-            prediction = pgp.predict(self.model, few, self.split.new_x)
-            size = sum(value.numel() for value in few.values())
+        if way in ("samples", "drawn anew", "next chain", "few"):
+            draws = self.taken(chains, way, family)
+            prediction = pgp.predict(self.model, draws, self.split.new_x)
+            size = sum(value.numel() for value in draws.values())
             found = self.scores(prediction, chains)
-            return {**found, "numbers": size, "bytes": 4 * size, "seconds": 0.0}
-        if way == "next chain":
-            other = str((int(chains) + 1) % CHAINS)
-            size = sum(value.numel() for value in self.samples(other).values())
-            found = self.scores(self.ensemble(other), chains)
-            return {**found, "numbers": size, "bytes": 4 * size, "seconds": 0.0}
-        if way == "samples":
-            samples = self.samples(chains)
-            size = sum(value.numel() for value in samples.values())
-            found = self.scores(self.ensemble(chains), chains)
             return {**found, "numbers": size, "bytes": 4 * size, "seconds": 0.0}
         draws, seconds = self.samples(chains), 0.0
         if way != "unaligned":
@@ -217,7 +220,7 @@ def cases(name: str, hidden: int) -> list[tuple[str, str, str]]:
     full = (num_inputs + 1) * hidden + (hidden + 1) * 10 <= MOST_FOR_FULL
     families = FAMILIES if full else FAMILIES[:-1]
     found = []
-    for chains in ("one", "all"):
+    for chains in dict.fromkeys((CHOOSING[name], "all")):
         found += [(chains, "samples", ""), (chains, "drawn anew", "")]
         found += [(chains, "next chain", "")] if chains == "one" else []
         found += [(chains, "unaligned", "diagonal")]
@@ -265,21 +268,22 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def _figures(cells: dict[str, dict[str, Any]], name: str, hidden: int) -> dict[str, float]:
     ending = "" if name == "digits" else f"_{name}_{hidden}"
+    chains = CHOOSING[name]
     figures, best = {}, (float("inf"), "", "")
-    for short, case in (("hmc", ("one", "samples", "")), ("paper", ("one", "paper", "diagonal"))):
+    for short, case in (("hmc", (chains, "samples", "")), ("paper", (chains, "paper", "diagonal"))):
         if (k := key(name, hidden, case)) in cells:
             figures[f"acc_{short}{ending}"] = cells[k]["accuracy"]
     moments = {family: f"{family} moments" for family in FAMILIES}
     distilled = {f"{family}, distilled": family for family in DISTILLED}
     for family, label in (moments | distilled).items():
-        way = choose(cells, name, hidden, "one", family)
-        if way is None or (k := key(name, hidden, ("one", way, family))) not in cells:
+        way = choose(cells, name, hidden, chains, family)
+        if way is None or (k := key(name, hidden, (chains, way, family))) not in cells:
             continue
         figures[f"acc_{label.replace(' ', '_')}{ending}"] = cells[k]["accuracy"]
-        tv = cells[key(name, hidden, ("one", way, family), True)]["tv"]
+        tv = cells[key(name, hidden, (chains, way, family), True)]["tv"]
         best = min(best, (tv, way, family))
     if best[1]:
-        cell = cells[key(name, hidden, ("one", *best[1:]))]
+        cell = cells[key(name, hidden, (chains, *best[1:]))]
         figures |= {f"acc_best{ending}": cell["accuracy"], f"tv_best{ending}": cell["tv"]}
     return figures
 
@@ -291,7 +295,7 @@ def main() -> None:
     parser.add_argument("--only", help="a data set; default: all")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    cells = Cells("compact", {"": [*RUN, DRAWS]})
+    cells = Cells("compact", {name: [CHAINS, *run, ROWS, DRAWS] for name, run in RUNS.items()})
     if not args.quick:
         for name, hidden in NETS:
             if args.only in (None, name):
