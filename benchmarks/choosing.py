@@ -13,7 +13,6 @@ of the setting that a figure would pick, less the least one; "rank": Spearman's 
 the test NLL over settings. Means over all nets and splits, by kind of posterior and over both.
 """
 
-import argparse
 import functools
 import math
 import statistics
@@ -167,10 +166,7 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = timing.parse_args(__doc__)
     shared = [candidates.NUM_DRAWS, candidates.MAX_STEPS, candidates.PHASES, ELBOS]
     cells = Cells("choosing", {"": shared})
     if args.quick:

@@ -16,7 +16,6 @@ those that are there with the same settings are not run again.
 ``--quick`` runs one cell of each kind and prints the stored table beside it.
 """
 
-import argparse
 import functools
 import itertools
 import time
@@ -189,10 +188,7 @@ def run_all(cells: Cells) -> None:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = timing.parse_args(__doc__)
     stored = Cells("collapse", {"": SETTINGS})
     if args.quick:
         again = {key(*QUICK, kind): run_cell(*QUICK, kind) for kind in ("ours", "naive")}

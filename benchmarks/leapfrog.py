@@ -15,7 +15,6 @@ Then NUTS, one chain, from the same draw of the prior everywhere, all decentred:
 three seeds. And ``run_hmc`` with eight chains, of which all samples count.
 """
 
-import argparse
 import os
 import statistics
 import time
@@ -284,10 +283,7 @@ def effective(split: datasets.Split) -> dict[str, float]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = timing.parse_args(__doc__)
     numpyro.set_host_device_count(1)
     if hasattr(os, "sched_setaffinity"):  # one core for all: XLA has threads of its own
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

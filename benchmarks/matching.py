@@ -12,7 +12,6 @@ in our own words; "its similarity": over ours. Last, 1,000 nets 784-512-10 that 
 common are aligned to their mean on two cores, as samples of different modes would be.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -117,10 +116,7 @@ def thousand(number: int) -> float:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = timing.parse_args(__doc__)
     figures: dict[str, float] = {}
     for kind in NETS:
         figures |= recovery(kind, 3 if args.quick else None)

@@ -13,7 +13,6 @@ Shares are of weights that stay. Gains are differences of accuracy on the same s
 below one, with standard errors over splits.
 """
 
-import argparse
 import functools
 import statistics
 from collections.abc import Callable
@@ -231,10 +230,7 @@ def gains(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = timing.parse_args(__doc__)
     cells = Cells("prune", {"": [HIDDEN, DRAWS, MEMBERS, EPOCHS, SAMPLES, WARMUP, STEPS, SHARES]})
     if args.quick:
         found = Study(0).run("ensemble", "snr")

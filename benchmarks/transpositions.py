@@ -13,7 +13,6 @@ of them: a random permutation's, n - H_n; and for samples of a chain what is fou
 between two samples is dealt out to the weights at random, so that nothing can have been swapped.
 """
 
-import argparse
 import copy
 import functools
 import itertools
@@ -150,11 +149,10 @@ def summary(cells: dict[str, dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="end within two minutes")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    cells = Cells("transpositions", {"": [HIDDEN, EPOCHS, PAIRS, *compact.RUN]})
+    args = timing.parse_args(__doc__)
+    cells = Cells(
+        "transpositions", {"": [HIDDEN, EPOCHS, PAIRS, compact.CHAINS, *compact.RUNS["digits"]]}
+    )
     if args.quick:
         print("run now: planted 8 0", planted(8, 0))
     else:

@@ -19,7 +19,7 @@ from torch.distributions.kl import register_kl
 from ..nn import BayesianModule
 from ..nn.grouping import Grouping
 from .base import SiteGuide
-from .draws import mean_and_sd, standardized_cholesky
+from .draws import standardized_cholesky
 from .initialization import init_to_weights
 from .latent import LatentSite, inverse_softplus
 from .low_rank import kl_from_independent_normal
@@ -123,12 +123,12 @@ class AutoBlockNormal(SiteGuide):
         super()._fit_site(site, draws)
         if site.name != self.weights:
             return
-        _, scale = mean_and_sd(draws)
+        _, scale = self.loc_scale(site)
         for correlation, members in zip(self.correlations, self._members, strict=True):
-            trils = torch.stack([standardized_cholesky(draws[:, places]) for places in members])
-            own = trils.diagonal(dim1=-2, dim2=-1)
-            correlation.copy_((trils / own.unsqueeze(-1)).tril(-1))
-            scale[members] *= own
+            for row, places in zip(correlation, members, strict=True):
+                below, own = standardized_cholesky(draws[:, places])
+                row.copy_(below)
+                scale[places] *= own
         self.unconstrained_scales[site.key].copy_(inverse_softplus(scale))
 
     @property

@@ -59,14 +59,15 @@ def mean_and_sd(draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws.mean(0), draws.std(0).clamp(min=1e-6)
 
 
-def standardized_cholesky(draws: Tensor) -> Tensor:
+def standardized_cholesky(draws: Tensor) -> tuple[Tensor, Tensor]:
     """
-    The Cholesky factor of the correlations of some elements, shrunk towards none as far as the
-    number of draws asks for (Ledoit and Wolf 2004, "A well-conditioned estimator for
-    large-dimensional covariance matrices"). One that never changed is correlated with none.
+    The Cholesky factor of the correlations of some elements, ``diag(own) (I + below)``, shrunk
+    towards none as far as the number of draws asks for (Ledoit and Wolf 2004, "A well-conditioned
+    estimator for large-dimensional covariance matrices"). One that never changed is correlated with
+    none.
 
     :param Tensor draws: shape ``[S, W]``.
-    :return: shape ``[W, W]``; its rows have norm 1.
+    :return: ``below``, strictly lower triangular, ``[W, W]``, and ``own``, ``[W]``.
     """
     standard, moves = _standardized(draws.double())
     covariance, _ = ledoit_wolf(standard.cpu().numpy(), assume_centered=True)
@@ -74,7 +75,9 @@ def standardized_cholesky(draws: Tensor) -> Tensor:
     sd = torch.where(moves, found.diagonal().sqrt(), 1.0)
     found = found / sd / sd[:, None] * (moves & moves[:, None])
     found.fill_diagonal_(1.0)
-    return torch.linalg.cholesky(found).to(draws)
+    tril = torch.linalg.cholesky(found).to(draws)
+    own = tril.diagonal()
+    return (tril / own.unsqueeze(-1)).tril(-1), own
 
 
 def shared_directions(draws: Tensor, rank: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from .base import SiteGuide
-from .draws import mean_and_sd, standardized_cholesky
+from .draws import standardized_cholesky
 from .initialization import init_to_weights
 from .latent import LatentSite, inverse_softplus
 from .low_rank import kl_from_independent_normal
@@ -81,10 +81,11 @@ class AutoFullRank(SiteGuide):
     def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
         super()._fit_site(site, draws)
         if site.key in self.correlations:
-            tril, (_, sd) = standardized_cholesky(draws), mean_and_sd(draws)
-            own = tril.diagonal()
-            self.correlations[site.key].copy_((tril / own.unsqueeze(-1)).tril(-1))
-            self.unconstrained_scales[site.key].copy_(inverse_softplus(sd * own))
+            below, own = standardized_cholesky(draws)
+            self.correlations[site.key].copy_(below)
+            self.unconstrained_scales[site.key].copy_(
+                inverse_softplus(self.loc_scale(site)[1] * own)
+            )
 
     @property
     def num_numbers(self) -> int:

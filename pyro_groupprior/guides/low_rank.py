@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions.kl import register_kl
 
 from .base import SiteGuide
-from .draws import mean_and_sd, shared_directions
+from .draws import shared_directions
 from .initialization import init_to_weights
 from .latent import LatentSite, inverse_softplus
 
@@ -77,8 +77,7 @@ class AutoLowRank(SiteGuide):
         super()._fit_site(site, draws)
         if site.key in self.factors:
             factor = shared_directions(draws, self.rank)
-            _, sd = mean_and_sd(draws)
-            own = sd / (1 + factor.square().sum(1)).sqrt()
+            own = self.loc_scale(site)[1] / (1 + factor.square().sum(1)).sqrt()
             self.factors[site.key].copy_(factor)
             self.unconstrained_scales[site.key].copy_(inverse_softplus(own))
 

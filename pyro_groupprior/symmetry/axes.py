@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class Axis:
@@ -177,31 +177,40 @@ def _varying(axis: Axis) -> Axis:
 
 def _unify_products(first: Axis, second: Axis) -> Axis | None:
     """:return: None where there are no common factors."""
-    ahead, other = first.factors(), second.factors()
-    merged = []
-    while ahead and other:
-        one, two = ahead.pop(0), other.pop(0)
-        if one.size > two.size:
-            ahead, other, one, two = other, ahead, two, one
-        if two.size > one.size:
-            if not split(two, one.size):
-                return None
-            two, *rest = two.factors()
-            other = rest + other
-        merged.append(unify(one, two))
-    return product(merged)
+
+    def factors(axis: Axis, size: int) -> list[Axis] | None:
+        return axis.factors() if split(axis, size) else None
+
+    merged = _unify_in_turn(first.factors(), second.factors(), factors)
+    return None if merged is None else product(merged)
 
 
 def _unify_sums(first: Axis, second: Axis) -> list[Axis]:
-    ahead, other = first.terms(), second.terms()
+    def terms(axis: Axis, size: int) -> list[Axis]:
+        cut(axis, [size, axis.size - size])
+        return axis.terms()
+
+    return _unify_in_turn(first.terms(), second.terms(), terms) or []
+
+
+def _unify_in_turn(
+    ahead: list[Axis], other: list[Axis], taken_apart: Callable[[Axis, int], list[Axis] | None]
+) -> list[Axis] | None:
+    """
+    Unify parts one after the other, of which the larger is taken apart first.
+
+    :param taken_apart: gives parts of an axis, the first of them of a size; None if there are none.
+    """
     merged = []
     while ahead and other:
         one, two = ahead.pop(0), other.pop(0)
         if one.size > two.size:
             ahead, other, one, two = other, ahead, two, one
         if two.size > one.size:
-            cut(two, [one.size, two.size - one.size])
-            two, *rest = two.terms()
+            parts = taken_apart(two, one.size)
+            if parts is None:
+                return None
+            two, *rest = parts
             other = rest + other
         merged.append(unify(one, two))
     return merged
