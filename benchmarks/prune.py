@@ -7,10 +7,11 @@ A ReLU net with 64 hidden units on digits, three splits. "samples": those of one
 aligned, of which weights are set to zero; "hmc": the same as a normal distribution with a
 covariance for each unit, of whose draws they are; "vi": a mean-field posterior by SVI; "ensemble":
 ten nets, aligned with the first, whose means and standard deviations stand for a posterior's, and
-of whose members weights are set to zero; "net": a plain net, with its own magnitudes, or with HMC's
-standard deviations, brought into its frame ("right frame") or not ("wrong frame"). No fine-tuning.
-Shares are of weights that stay. Gains are differences of accuracy on the same split, over shares
-below one, with standard errors over splits.
+of whose members weights are set to zero; "net": a plain net, each of these ten by itself, by its
+own magnitudes, or by HMC's |mean| / sd, its sd, or the net's magnitudes over its sd: of samples
+aligned with the net, by how units' activations correlate ("right frame"), or with each other only
+("wrong frame"). No fine-tuning. Shares are of weights that stay. Gains are differences of accuracy
+on the same split, over shares below one, with standard errors over splits.
 """
 
 import functools
@@ -29,6 +30,7 @@ from pyro_groupprior import mcmc, metrics
 from pyro_groupprior.comparison import WeightMoments, weight_moments
 from pyro_groupprior.pruning import keep_mask, prune_draws, weight_scores
 from pyro_groupprior.symmetry import (
+    Activations,
     Symmetry,
     align_draws,
     in_frame,
@@ -42,6 +44,7 @@ SHARES = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 BAYES = ("snr", "magnitude", "sd", "kl", "evidence", "random")
 GAINS = {  # by name: one method and rule, and another
     "right_frame_gain": ("net_snr_right_frame", "net_snr_wrong_frame"),
+    "right_frame_gain_ratio": ("net_ratio_right_frame", "net_ratio_wrong_frame"),
     "right_frame_over_magnitude": ("net_snr_right_frame", "net_magnitude"),
     "snr_over_sd_samples": ("samples_snr", "samples_sd"),
     "snr_over_sd_hmc": ("hmc_snr", "hmc_sd"),
@@ -55,20 +58,19 @@ METHODS: dict[str, tuple[str, ...]] = {
     "net": (
         "magnitude",
         "random",
-        "snr right frame",
-        "snr wrong frame",
-        "sd right frame",
-        "sd wrong frame",
+        *(
+            f"{rule} {frame} frame"
+            for rule in ("snr", "sd", "ratio")
+            for frame in ("right", "wrong")
+        ),
     ),
 }
-
-
 NEEDED = {
     "samples": ("hmc",),
     "hmc": ("hmc",),
     "vi": ("vi",),
     "ensemble": ("ensemble",),
-    "net": ("ensemble", "hmc"),
+    "net": ("nets", "hmc"),
 }
 
 
@@ -116,16 +118,35 @@ class Study:
         return guide
 
     @functools.cached_property
-    def ensemble(self) -> dict[str, Tensor]:
-        """Weights of plain nets, aligned with the first's."""
+    def nets(self) -> Tensor:
+        """Weights of plain nets, ``[MEMBERS, W]``."""
         nets = [trained(self.split, 100 * self.seed + number) for number in range(MEMBERS)]
         weights = [self.model.layout.pack(dict(net.named_parameters())) for net in nets]
-        draws = {"weights": torch.stack(weights).detach()}
+        return torch.stack(weights).detach()
+
+    @functools.cached_property
+    def ensemble(self) -> dict[str, Tensor]:
+        """Plain nets, aligned with the first."""
+        draws = {"weights": self.nets}
         return align_draws(self.model, draws, self.symmetry, template="first")[0]
+
+    @functools.cached_property
+    def wrong_frame(self) -> WeightMoments:
+        """Moments of HMC's samples, aligned with each other."""
+        return weight_moments(self.model, self.hmc)
+
+    @functools.cached_property
+    def right_frames(self) -> list[WeightMoments]:
+        """Moments of HMC's samples, aligned with each of the nets."""
+        by = Activations(
+            self.model.net, self.split.x[:500], movable=self.model.layout.names, standardize=True
+        )
+        frame = functools.partial(in_frame, self.model, self.hmc, self.symmetry, by=by)
+        return [frame(weights) for weights in self.nets]
 
     def run(self, method: str, rule: str) -> dict[str, Any]:
         """Score all shares."""
-        make: dict[str, Callable[[str], tuple[Tensor, dict[str, Tensor]]]] = {
+        make: dict[str, Callable[[str], list[tuple[Tensor, dict[str, Tensor]]]]] = {
             "samples": self._samples,
             "hmc": self._hmc,
             "vi": self._vi,
@@ -135,41 +156,46 @@ class Study:
         for needed in NEEDED[method]:
             getattr(self, needed)  # made before: it uses random numbers
         torch.manual_seed(self.seed)
-        scores, draws = make[method](rule)
-        found = {}
-        for share in SHARES:
-            pruned = prune_draws(self.model, draws, keep_mask(scores, share))
-            prediction = pgp.predict(self.model, pruned, self.split.new_x)
-            found[f"acc_{share:g}"] = metrics.accuracy(prediction, self.split.new_y)
-            found[f"nll_{share:g}"] = metrics.nll(prediction, self.split.new_y)
-        return found
+        found: dict[str, list[float]] = {}
+        for scores, draws in make[method](rule):
+            for share in SHARES:
+                pruned = prune_draws(self.model, draws, keep_mask(scores, share))
+                prediction = pgp.predict(self.model, pruned, self.split.new_x)
+                for name, score in (("acc", metrics.accuracy), ("nll", metrics.nll)):
+                    value = score(prediction, self.split.new_y)
+                    found.setdefault(f"{name}_{share:g}", []).append(value)
+        return {name: statistics.fmean(values) for name, values in found.items()}
 
-    def _samples(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
-        return weight_scores(self.model, self.hmc, rule), self.hmc
+    def _samples(self, rule: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        return [(weight_scores(self.model, self.hmc, rule), self.hmc)]
 
-    def _hmc(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
+    def _hmc(self, rule: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
         guide = pgp.AutoBlockNormal(
             self.model, blocks=unit_blocks(self.symmetry, self.model.layout)
         )
         guide.fit_draws(self.hmc, self.split.x, self.split.y)
-        return weight_scores(self.model, guide, rule), guide.draws(DRAWS)
+        return [(weight_scores(self.model, guide, rule), guide.draws(DRAWS))]
 
-    def _vi(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
-        return weight_scores(self.model, self.vi, rule), self.vi.draws(DRAWS)
+    def _vi(self, rule: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        return [(weight_scores(self.model, self.vi, rule), self.vi.draws(DRAWS))]
 
-    def _ensemble(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
-        return weight_scores(self.model, self.ensemble, rule), self.ensemble
+    def _ensemble(self, rule: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        return [(weight_scores(self.model, self.ensemble, rule), self.ensemble)]
 
-    def _net(self, rule: str) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = self.ensemble["weights"][0]
-        draws = {"weights": weights[None]}
-        if rule in ("magnitude", "random"):
-            return weights.abs() if rule == "magnitude" else torch.rand_like(weights), draws
-        moments = weight_moments(self.model, self.hmc)
-        kind, frame, _ = rule.split()
-        if frame == "right":
-            moments = in_frame(self.model, moments, self.symmetry, weights)
-        return weight_scores(self.model, WeightMoments(weights, moments.sd), kind), draws
+    def _net(self, rule: str) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        found = []
+        for number, weights in enumerate(self.nets):
+            if rule in ("magnitude", "random"):
+                scores = weights.abs() if rule == "magnitude" else torch.rand_like(weights)
+            else:
+                kind, frame, _ = rule.split()
+                right = frame == "right"
+                moments = self.right_frames[number] if right else self.wrong_frame
+                mean = weights if kind == "ratio" else moments.mean
+                moments = WeightMoments(mean, moments.sd)
+                scores = weight_scores(self.model, moments, "sd" if kind == "sd" else "snr")
+            found.append((scores, {"weights": weights[None]}))
+        return found
 
 
 def run(study: Callable[[], Study], method: str, rule: str) -> dict[str, Any]:
