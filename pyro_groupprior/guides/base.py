@@ -232,7 +232,7 @@ class SiteGuide(nn.Module):
         self._require_setup()
         return {
             # A copy: on the real line it would be the parameter itself.
-            site.name: biject_to(site.support)(self.locs[site.key]).detach().clone()
+            site.name: biject_to(site.support)(self.loc_scale(site)[0]).detach().clone()
             for site in self.sites
         }
 
@@ -279,7 +279,7 @@ class SiteGuide(nn.Module):
             raise TypeError(f"draws: expected tensors by site, got {type(draws).__name__}")
         if not self.sites:
             self.setup(*args, **kwargs)
-        free = unconstrained_draws({site: self.locs[site.key] for site in self.sites}, draws)
+        free = unconstrained_draws({s: self.loc_scale(s)[0] for s in self.sites}, draws)
         for site, value in free.items():
             self._fit_site(site, value)
 

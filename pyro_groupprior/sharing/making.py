@@ -1,0 +1,209 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Codebooks of given posteriors."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from ..clustering import BinnedGaussianMixture
+from ..comparison import WeightMoments
+from ..layout import Entry, Layout
+from ..mcmc.frame import check_counts
+from .codebook import Blend, Codebook, Outliers
+from .nearest import blended, centres, divergence, moments_of_members, nearest
+from .outliers import highest, outlier_scores
+
+SCOPES = ("tensor", "layer", "global")
+LEVELS = 15  # a blended weight's share of its first entry is a multiple of 1 / LEVELS
+SAMPLE = 200_000  # weights by which entries are refined
+
+
+@torch.no_grad()
+def make_codebook(
+    layout: Layout,
+    moments: WeightMoments,
+    num_entries: int | Any = 16,
+    *,
+    scope: str = "tensor",
+    keep: Tensor | None = None,
+    outliers: float = 0.0,
+    outlier_score: str | Tensor = "divergence",
+    blend: float = 0.0,
+    num_refinements: int = 20,
+    seed: int = 0,
+) -> Codebook:
+    """
+    Share means and standard deviations among weights. The points (mean, log deviation), in units of
+    their tensor, are clustered by a normal mixture; then, as in Lloyd's algorithm, each weight goes
+    to the entry, and each entry to the place, of the least ``KL(entry || weight)``: an error in a
+    weight's mean counts by its precision.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.sharing import make_codebook
+        >>> mean = torch.tensor([-1.0, 1.0]).repeat(50) + 0.01 * torch.randn(100)
+        >>> moments = WeightMoments(mean, torch.full((100,), 0.1))
+        >>> codebook = make_codebook(Layout([("w", torch.Size([100]))]), moments, 2)
+        >>> bool((codebook.moments()[0] - mean).abs().max() < 0.1)
+        True
+
+    Source: Lin et al., stochastic weight sharing for Bayesian neural networks (2DGBNN); there the
+    mixture's components are the entries, with the moments of their members: ``num_refinements=0``.
+
+    :param Layout layout: of the weights, such as ``model.layout``.
+    :param WeightMoments moments: of the posterior, see
+        :func:`~pyro_groupprior.comparison.weight_moments`.
+    :param num_entries: the most entries of a mixture; or a clusterer in the interface of
+        scikit-learn, with ``fit_predict``, which is cloned.
+    :param str scope: whether every ``"tensor"``, every ``"layer"`` (a weight and its bias) or the
+        whole net (``"global"``) has its own entries.
+    :param Tensor keep: which weights are not pruned, bool ``[W]``; default: all.
+    :param float outliers: the share of the weights that keep numbers of their own: those with the
+        highest score.
+    :param outlier_score: ``"divergence"`` of their entry from them; ``"mahalanobis"``, the distance
+        of their point from those of their entry; or scores ``[W]``, such as the gradient of the
+        loss times what the entry changes.
+    :param float blend: the share of the weights that lie between two entries: those that gain most.
+    :param int num_refinements: how often entries move after the clustering.
+    :param int seed: of the clustering, if no clusterer is given.
+    :return: entries without weights are left out.
+    :raises TypeError: if ``num_entries`` is neither a number nor a clusterer.
+    :raises ValueError: if an argument is out of range, shapes do not fit, or a weight that is kept
+        has no standard deviation.
+    """
+    keep = torch.ones_like(moments.mean, dtype=torch.bool) if keep is None else keep
+    _check(layout, moments, keep)
+    check_counts(0, num_refinements=num_refinements)
+    for name, value in (("outliers", outliers), ("blend", blend)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}: expected a share between 0 and 1, got {value}")
+    tables, clusterer = _tables(layout, scope), _clusterer(num_entries, seed)
+    unit = torch.stack([_unit(moments, keep, entry) for entry in layout])
+    zero = unit.new_zeros(0 if bool(keep.all()) else 1)  # the entry of pruned weights
+    index = torch.zeros(len(keep), dtype=torch.int32, device=keep.device)
+    plain = Codebook(layout, unit, unit.new_zeros(1), unit.new_zeros(1), index)
+    mean, sd = moments.mean / plain.units(), moments.sd / plain.units()
+    locs, scales, ranges = [zero], [zero], [(len(zero), len(zero))]
+    for members in tables:
+        own = torch.zeros_like(keep)
+        for entry in members:
+            own[entry.slice] = keep[entry.slice]
+        start = stop = ranges[-1][1]
+        if bool(own.any()):
+            label, loc, scale = _shared(mean[own], sd[own], clusterer, num_refinements)
+            index[own] = label + start
+            locs.append(loc)
+            scales.append(scale)
+            stop += len(loc)
+        ranges += [(start, stop)] * len(members)
+    codebook = Codebook(
+        layout, unit, torch.cat(locs), torch.cat(scales), index, tables=tuple(ranges[1:])
+    )
+    if outliers > 0:
+        scores = outlier_scores(codebook, mean, sd, outlier_score)
+        places = highest(scores, keep, outliers)
+        codebook = replace(codebook, outliers=Outliers(places, mean[places], sd[places]))
+    return _blended(codebook, mean, sd, keep, blend) if blend > 0 else codebook
+
+
+def _check(layout: Layout, moments: WeightMoments, keep: Tensor) -> None:
+    if len(moments.mean) != layout.num_weights:
+        raise ValueError(
+            f"moments: expected those of {layout.num_weights} weights, got {len(moments.mean)}"
+        )
+    if keep.shape != moments.mean.shape or keep.dtype != torch.bool:
+        raise ValueError(f"keep: expected bool [{layout.num_weights}], got {keep.dtype}")
+    kept = moments.mean[keep].isfinite() & moments.sd[keep].isfinite() & (moments.sd[keep] > 0)
+    if not bool(kept.all()):
+        raise ValueError("moments: expected finite means and positive standard deviations")
+
+
+def _clusterer(num_entries: Any, seed: int) -> Any:
+    if isinstance(num_entries, Integral):
+        if num_entries < 1:
+            raise ValueError(f"num_entries: expected a positive number, got {num_entries}")
+        return BinnedGaussianMixture(int(num_entries), random_state=seed)
+    if not hasattr(num_entries, "fit_predict"):
+        raise TypeError(
+            "num_entries: expected a number or a clusterer with fit_predict, got "
+            f"{type(num_entries).__name__}"
+        )
+    return num_entries
+
+
+def _tables(layout: Layout, scope: str) -> list[list[Entry]]:
+    """Which tensors share their entries: neighbours in the packed vector."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope: expected one of {SCOPES}, got {scope!r}")
+    names = {
+        "tensor": lambda entry: entry.name,
+        "layer": lambda entry: entry.name.rpartition(".")[0],
+        "global": lambda entry: "",
+    }
+    return [list(members) for _, members in itertools.groupby(layout, names[scope])]
+
+
+def _unit(moments: WeightMoments, keep: Tensor, entry: Entry) -> Tensor:
+    """The root of the mean square of a tensor's weights."""
+    kept = keep[entry.slice]
+    mean, sd = moments.mean[entry.slice][kept], moments.sd[entry.slice][kept]
+    size = (mean.square() + sd.square()).mean().sqrt()
+    return torch.where(size > 0, size, 1.0)  # NaN where none is kept
+
+
+def _shared(
+    mean: Tensor, sd: Tensor, clusterer: Any, num_refinements: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One mixture: the entry of each weight, and the entries."""
+    points = torch.stack([mean, sd.log()], 1).cpu().numpy()
+    varied = len(np.unique(points[:SAMPLE], axis=0))
+    copy = clone(clusterer)
+    if getattr(copy, "n_components", 0) > varied:
+        copy.set_params(n_components=varied)
+    label = torch.as_tensor(copy.fit_predict(points), device=mean.device)
+    label = label.unique(return_inverse=True)[1].int()
+    if num_refinements == 0:
+        return (label, *moments_of_members(label, int(label.max()) + 1, mean, sd))
+    some = mean[:: -(-len(mean) // SAMPLE)], sd[:: -(-len(mean) // SAMPLE)]
+    loc, scale = centres(label, int(label.max()) + 1, mean, sd)
+    before = None
+    for _ in range(num_refinements):
+        near, _ = nearest(loc, scale, *some)
+        if before is not None and torch.equal(near, before):  # nothing will move any more
+            break
+        before = near
+        loc, scale = centres(near, len(loc), *some)
+        used = loc.isfinite()
+        loc, scale = loc[used], scale[used]
+    label = nearest(loc, scale, mean, sd)[0].unique(return_inverse=True)[1].int()
+    return (label, *centres(label, int(label.max()) + 1, mean, sd))
+
+
+def _blended(codebook: Codebook, mean: Tensor, sd: Tensor, keep: Tensor, share: float) -> Codebook:
+    """Put those weights between two entries of their own table that gain most by it."""
+    gain = torch.full_like(mean, -torch.inf)
+    second, alpha = codebook.index.clone(), torch.ones_like(mean)
+    free = keep.clone()
+    free[codebook.outliers.places] = False
+    for entry, (start, stop) in zip(codebook.layout, codebook.tables, strict=True):
+        places = free[entry.slice].nonzero().squeeze(1) + entry.start
+        near = codebook.index[places] - start
+        loc, scale = codebook.loc[start:stop], codebook.scale[start:stop]
+        before = divergence(loc[near], scale[near], mean[places], sd[places])
+        other, part, after = blended(loc, scale, near, mean[places], sd[places], LEVELS)
+        gain[places], alpha[places] = before - after, part
+        second[places] = other + start
+    places = highest(gain, keep, share)
+    places = places[(gain[places] > 0) & (alpha[places] < 1)]
+    return replace(codebook, blend=Blend(places, second[places], alpha[places]))

@@ -1,0 +1,109 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Codebooks with fewer entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ..clustering import merge_components
+from .codebook import Blend, Codebook
+
+STEPS = 12  # of the search for a distance
+
+
+def merge_codebook(
+    codebook: Codebook, max_distance: float | None = None, num_entries: int | None = None
+) -> Codebook:
+    """
+    Merge entries that are close to each other, the closest first: by the Wasserstein-2 distance,
+    ``(m_1 - m_2)^2 + (s_1 - s_2)^2`` squared, and so that a draw of any of their weights keeps its
+    mean and variance. Entries of different tables stay apart, as does that of pruned weights.
+
+    Example::
+
+        >>> from pyro_groupprior.sharing import Codebook, merge_codebook
+        >>> codebook = Codebook(
+        ...     Layout([("w", torch.Size([3]))]), torch.ones(1), torch.tensor([0.0, 1.0, 9.0]),
+        ...     torch.ones(3), torch.tensor([0, 1, 2], dtype=torch.int32),
+        ... )
+        >>> merged = merge_codebook(codebook, max_distance=2.0)
+        >>> merged.loc.tolist(), merged.index.tolist()
+        ([0.5, 9.0], [0, 0, 1])
+
+    Source: Lin et al., stochastic weight sharing for Bayesian neural networks (2DGBNN).
+
+    :param float max_distance: merge those no further apart, in their tensor's units.
+    :param int num_entries: or as long as a table has more.
+    :raises ValueError: if neither is given, or one is out of range.
+    """
+    sizes, device = codebook.sizes().cpu(), codebook.loc.device
+    label = torch.arange(codebook.num_entries, dtype=torch.int32)
+    loc, scale = codebook.loc.cpu().double(), codebook.scale.cpu().double()
+    merged: dict[tuple[int, int], tuple[int, int]] = {}
+    spared = codebook.scale.cpu() == 0
+    locs, scales, number = [loc[spared]], [scale[spared]], int(spared.sum())
+    for table in dict.fromkeys(codebook.tables):
+        own = torch.arange(*table)[~spared[slice(*table)]]
+        merged[table] = (number, number)
+        if len(own):
+            weights, means, variances, labels = merge_components(
+                sizes[own].clamp(min=1e-9).numpy(),
+                loc[own, None].numpy(),
+                scale[own, None].square().numpy(),
+                max_distance,
+                num_entries,
+            )
+            label[own] = torch.as_tensor(labels, dtype=torch.int32) + number
+            locs.append(torch.as_tensor(means).squeeze(1))
+            scales.append(torch.as_tensor(variances).squeeze(1).sqrt())
+            merged[table] = (number, number + len(weights))
+            number += len(weights)
+    label = label.to(device)
+    index, blend = label[codebook.index], codebook.blend
+    second = label[blend.second]
+    apart = second != index[blend.places]
+    return replace(
+        codebook,
+        loc=torch.cat(locs).to(codebook.loc),
+        scale=torch.cat(scales).to(codebook.scale),
+        index=index,
+        blend=Blend(blend.places[apart], second[apart], blend.alpha[apart]),
+        tables=tuple(merged[table] for table in codebook.tables),
+    )
+
+
+def merge_while(codebook: Codebook, holds: Callable[[Codebook], bool]) -> Codebook:
+    """
+    Merge entries as far as something still holds, such as the loss on validation rows being small
+    enough: the largest distance is searched for by bisection.
+
+    Example::
+
+        >>> from pyro_groupprior.sharing import Codebook, merge_while
+        >>> codebook = Codebook(
+        ...     Layout([("w", torch.Size([3]))]), torch.ones(1), torch.tensor([0.0, 1.0, 9.0]),
+        ...     torch.ones(3), torch.tensor([0, 1, 2], dtype=torch.int32),
+        ... )
+        >>> merge_while(codebook, lambda merged: merged.num_entries > 1).num_entries
+        2
+
+    :param callable holds: is asked whether a codebook will do; what will do with fewer entries
+        must do with more.
+    :return: the codebook as it was, if no merger will do.
+    """
+    reach = float(codebook.loc.max() - codebook.loc.min() + codebook.scale.max())
+    least, most = 0.0, max(reach, torch.finfo(torch.float).tiny)
+    best = codebook
+    for _ in range(STEPS):
+        middle = (least + most) / 2
+        merged = merge_codebook(codebook, max_distance=middle)
+        if holds(merged):
+            best, least = merged, middle
+        else:
+            most = middle
+    return best

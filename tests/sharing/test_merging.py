@@ -1,0 +1,79 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Mergers keep moments, and stop where they are told to."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyro_groupprior import Layout
+from pyro_groupprior.sharing import Blend, Codebook, merge_codebook, merge_while
+
+
+def random_codebook(seed, num_entries=9, num_weights=200):
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randint(num_entries, (num_weights,), generator=generator).int()
+    loc = torch.randn(num_entries, generator=generator, dtype=torch.double)
+    scale = torch.rand(num_entries, generator=generator, dtype=torch.double) + 0.01
+    layout = Layout([("w", torch.Size([num_weights]))])
+    return Codebook(layout, torch.ones(1), loc, scale, index)
+
+
+def total_moments(book):
+    loc, scale = book.moments()
+    return loc.mean(), (scale.square() + (loc - loc.mean()).square()).mean()
+
+
+@given(st.integers(0, 99), st.integers(1, 9))
+def test_mean_and_variance_of_any_weight_stay(seed, num_entries):
+    book = random_codebook(seed)
+    merged = merge_codebook(book, num_entries=num_entries)
+    assert merged.num_entries == num_entries
+    torch.testing.assert_close(total_moments(merged), total_moments(book))
+    # Weights that were together still are.
+    for entry in range(book.num_entries):
+        assert len(merged.index[book.index == entry].unique()) <= 1
+
+
+def test_tables_and_pruned_weights_stay_apart():
+    layout = Layout([("a", torch.Size([3])), ("b", torch.Size([3]))])
+    book = Codebook(
+        layout,
+        torch.ones(2),
+        loc=torch.tensor([0.0, 0.0, 1.0, 0.0, 1.0]),
+        scale=torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0]),
+        index=torch.tensor([0, 1, 2, 3, 4, 0], dtype=torch.int32),
+        tables=((1, 3), (3, 5)),
+    )
+    merged = merge_codebook(book, max_distance=10.0)
+    assert merged.index.tolist() == [0, 1, 1, 2, 2, 0]
+    assert merged.tables == ((1, 2), (2, 3))
+    assert merged.loc.tolist() == [0.0, 0.5, 0.5]
+    assert not bool(merged.kept[[0, 5]].any())
+
+
+def test_blends_within_one_entry_end():
+    book = random_codebook(0)
+    places = torch.tensor([3, 5])
+    second = (book.index[places] + 1) % 9
+    blended = Codebook(
+        book.layout, book.unit, book.loc, book.scale, book.index,
+        blend=Blend(places, second.int(), torch.tensor([0.5, 0.25])),
+    )  # fmt: skip
+    assert len(merge_codebook(blended, num_entries=1).blend.places) == 0
+    assert len(merge_codebook(blended, num_entries=9).blend.places) == 2
+
+
+def test_merges_while_something_holds():
+    book = random_codebook(1)
+    merged = merge_while(book, lambda found: found.num_entries >= 4)
+    every = (merge_codebook(book, max_distance=0.002 * step).num_entries for step in range(2000))
+    assert merged.num_entries == min(number for number in every if number >= 4)
+    assert merge_while(book, lambda found: False) is book
+
+
+def test_refuses_no_criterion():
+    with pytest.raises(ValueError, match="max_distance, n_components: expected at least one"):
+        merge_codebook(random_codebook(0))
