@@ -10,7 +10,8 @@ import json
 import os
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,25 @@ def write_file(
     body = json.dumps(metadata, sort_keys=True, allow_nan=True)
     header = {"format": FORMAT, "version": str(VERSION), "kind": kind, "metadata": body}
     header["sha256"] = _digest(packed, header)
+    with replacing(path) as temporary:
+        # Tensors that share memory are refused by the format: give each its own.
+        save_file({n: t.clone() for n, t in packed.items()}, temporary, metadata=header)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """
+    A file to write to, which then takes the place of another, as a whole; after a failure that is
+    still there as it was.
+
+    :param path: the file to replace; there need be none.
+    :raises OSError: if the disk is full or the folder is not there.
+    """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     temporary.touch(exist_ok=False)
     mode = temporary.stat().st_mode  # as the user's umask says; safetensors makes it private
     try:
-        # Tensors that share memory are refused by the format: give each its own.
-        save_file({n: t.clone() for n, t in packed.items()}, temporary, metadata=header)
+        yield temporary
         temporary.chmod(mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())

@@ -4,17 +4,26 @@
 """Posteriors in which many weights share a few normals (stochastic weight sharing)."""
 
 from .codebook import Blend, Codebook, Outliers
+from .files import load_codebook, save_codebook
 from .guide import AutoShared, with_pruned_group
+from .guide_files import load_shared, save_shared
 from .making import make_codebook
 from .merging import merge_codebook, merge_while
+from .module import SharedModule, load_module
 
 __all__ = [
     "AutoShared",
     "Blend",
     "Codebook",
     "Outliers",
+    "SharedModule",
+    "load_codebook",
+    "load_module",
+    "load_shared",
     "make_codebook",
     "merge_codebook",
     "merge_while",
+    "save_codebook",
+    "save_shared",
     "with_pruned_group",
 ]
