@@ -25,7 +25,9 @@ from .outliers import highest, outlier_scores
 
 SCOPES = ("tensor", "layer", "global")
 LEVELS = 15  # a blended weight's share of its first entry is a multiple of 1 / LEVELS
-SAMPLE = 200_000  # weights by which entries are refined
+MOST_GAIN = 4  # times as many weights as are to be blended are looked at: those that lose most
+SAMPLE = 20_000  # weights of a mixture by which its entries are found
+FEW = 2_000  # of which it is looked whether they differ
 
 
 @torch.no_grad()
@@ -166,28 +168,34 @@ def _shared(
     mean: Tensor, sd: Tensor, clusterer: Any, num_refinements: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One mixture: the entry of each weight, and the entries."""
-    points = torch.stack([mean, sd.log()], 1).cpu().numpy()
-    varied = len(np.unique(points[:SAMPLE], axis=0))
-    copy = clone(clusterer)
-    if getattr(copy, "n_components", 0) > varied:
-        copy.set_params(n_components=varied)
-    label = torch.as_tensor(copy.fit_predict(points), device=mean.device)
+    stride = 1 if num_refinements == 0 else -(-len(mean) // SAMPLE)
+    some = mean[::stride], sd[::stride]
+    points = torch.stack([some[0], some[1].log()], 1).cpu().numpy()
+    label = torch.as_tensor(_clustered(points, clusterer), device=mean.device)
     label = label.unique(return_inverse=True)[1].int()
     if num_refinements == 0:
         return (label, *moments_of_members(label, int(label.max()) + 1, mean, sd))
-    some = mean[:: -(-len(mean) // SAMPLE)], sd[:: -(-len(mean) // SAMPLE)]
-    loc, scale = centres(label, int(label.max()) + 1, mean, sd)
-    before = None
+    loc, scale = centres(label, int(label.max()) + 1, *some)
     for _ in range(num_refinements):
         near, _ = nearest(loc, scale, *some)
-        if before is not None and torch.equal(near, before):  # nothing will move any more
+        if torch.equal(near, label):  # nothing will move any more
             break
-        before = near
-        loc, scale = centres(near, len(loc), *some)
+        label = near
+        loc, scale = centres(label, len(loc), *some)
         used = loc.isfinite()
         loc, scale = loc[used], scale[used]
     label = nearest(loc, scale, mean, sd)[0].unique(return_inverse=True)[1].int()
     return (label, *centres(label, int(label.max()) + 1, mean, sd))
+
+
+def _clustered(points: np.ndarray, clusterer: Any) -> np.ndarray:
+    """Labels of points, of which there may be fewer than the clusterer would find clusters."""
+    clusterer = clone(clusterer)
+    if hasattr(clusterer, "n_components"):
+        some = points[:: -(-len(points) // FEW)]
+        number = min(clusterer.n_components, len(np.unique(some, axis=0)))
+        clusterer.set_params(n_components=number)
+    return clusterer.fit_predict(points)
 
 
 def _blended(codebook: Codebook, mean: Tensor, sd: Tensor, keep: Tensor, share: float) -> Codebook:
@@ -198,9 +206,13 @@ def _blended(codebook: Codebook, mean: Tensor, sd: Tensor, keep: Tensor, share: 
     free[codebook.outliers.places] = False
     for entry, (start, stop) in zip(codebook.layout, codebook.tables, strict=True):
         places = free[entry.slice].nonzero().squeeze(1) + entry.start
-        near = codebook.index[places] - start
         loc, scale = codebook.loc[start:stop], codebook.scale[start:stop]
+        near = codebook.index[places] - start
         before = divergence(loc[near], scale[near], mean[places], sd[places])
+        # None can gain more than it has lost.
+        number = min(len(places), round(MOST_GAIN * share * len(places)) + 1)
+        before, worst = before.topk(number) if number else (before, near.long())
+        places, near = places[worst], near[worst]
         other, part, after = blended(loc, scale, near, mean[places], sd[places], LEVELS)
         gain[places], alpha[places] = before - after, part
         second[places] = other + start
