@@ -6,11 +6,14 @@
 from .axes import COLOURS
 from .groups import plot_group_priors
 from .predictions import plot_predictions, plot_reliability
+from .sharing import plot_bits, plot_codebook
 from .training import plot_history
 from .weights import plot_comparison, plot_pruning, plot_transpositions, plot_weight_moments
 
 __all__ = [
     "COLOURS",
+    "plot_bits",
+    "plot_codebook",
     "plot_comparison",
     "plot_group_priors",
     "plot_history",

@@ -10,6 +10,7 @@ from .guide_files import load_shared, save_shared
 from .making import make_codebook
 from .merging import merge_codebook, merge_while
 from .module import SharedModule, load_module
+from .packing import bits_a_weight
 
 __all__ = [
     "AutoShared",
@@ -17,6 +18,7 @@ __all__ = [
     "Codebook",
     "Outliers",
     "SharedModule",
+    "bits_a_weight",
     "load_codebook",
     "load_module",
     "load_shared",

@@ -174,6 +174,28 @@ class Codebook:
         loc = self.gather(self.loc, self.outliers.loc)
         return unit * loc, unit * self.gather(self.scale, self.outliers.scale)
 
+    def select(self, name: str) -> Codebook:
+        """
+        That of one tensor, with the same entries.
+
+        :raises KeyError: if there is no such tensor.
+        """
+        entry = self.layout[name]
+        at = self.layout.names.index(name)
+        blend, outliers = (
+            [value[(part.places >= entry.start) & (part.places < entry.stop)] for value in part]
+            for part in (self.blend, self.outliers)
+        )
+        return replace(
+            self,
+            layout=Layout([(name, entry.shape)], {name: entry.aliases}),
+            unit=self.unit[at : at + 1],
+            index=self.index[entry.slice],
+            blend=Blend(blend[0] - entry.start, *blend[1:]),
+            outliers=Outliers(outliers[0] - entry.start, *outliers[1:]),
+            tables=self.tables[at : at + 1],
+        )
+
     def with_numbers(
         self, loc: Tensor, scale: Tensor, outlier_loc: Tensor, outlier_scale: Tensor
     ) -> Codebook:

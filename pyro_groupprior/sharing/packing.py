@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..layout import Layout
+from ..layout import Entry, Layout
 from .codebook import Blend, Codebook, Outliers
 from .coding import Decoder, Encoder
 from .making import LEVELS
@@ -84,6 +84,34 @@ def pack(codebook: Codebook, dtype: str) -> tuple[Any, dict[str, np.ndarray], di
     if not exact:
         arrays["alpha"] = alpha.astype("<f4")
     return notes, {name: array for name, array in arrays.items() if array.size}, sizes
+
+
+def bits_a_weight(codebook: Codebook) -> dict[str, float]:
+    """
+    How many bits a file takes for a weight of each tensor, by name: what says which are pruned,
+    which entry each has, what is blended, and the outliers' numbers; not the entries.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.sharing import bits_a_weight, make_codebook
+        >>> moments = WeightMoments(torch.randn(4096), torch.full((4096,), 0.3))
+        >>> bits = bits_a_weight(make_codebook(Layout([("w", torch.Size([4096]))]), moments, 4))
+        >>> 1.0 < bits["w"] < 2.1
+        True
+
+    :raises ImportError: if the package constriction is not there.
+    """
+    found = {}
+    for entry in codebook.layout:
+        _, _, sizes = pack(codebook.select(entry.name), "<f4")
+        own = 64 * int(_inside(codebook.outliers.places, entry).sum())
+        found[entry.name] = (8 * sum(sizes.values()) + own) / max(entry.size, 1)
+    return found
+
+
+def _inside(places: Tensor, entry: Entry) -> Tensor:
+    return (places >= entry.start) & (places < entry.stop)
 
 
 def unpack(notes: Any, arrays: dict[str, np.ndarray], num_bytes: int) -> Codebook:

@@ -1,0 +1,121 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Shared posteriors: what shares what, and what it costs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from ..comparison import WeightMoments
+from ..sharing import Codebook, bits_a_weight
+from .axes import COLOURS, GREY, make_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MAX_POINTS = 5000  # weights that are drawn
+CIRCLE = np.linspace(0, 2 * np.pi, 100)
+
+
+def plot_codebook(
+    codebook: Codebook,
+    moments: WeightMoments,
+    tensor: str | None = None,
+    ax: Axes | None = None,
+    seed: int = 0,
+) -> Axes:
+    """
+    Every weight at its mean and standard deviation before it was shared, in the colour of its
+    entry; the entries (black), and two standard deviations of their weights' points around them;
+    outliers as crosses. Pruned weights are left out, and of many weights a sample is drawn.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.plots import plot_codebook
+        >>> from pyro_groupprior.sharing import make_codebook
+        >>> moments = WeightMoments(torch.randn(500), torch.rand(500) + 0.1)
+        >>> codebook = make_codebook(Layout([("w", torch.Size([500]))]), moments, 4)
+        >>> plot_codebook(codebook, moments).get_xlabel()
+        'posterior mean'
+
+    :param Codebook codebook: what the weights share.
+    :param WeightMoments moments: of all weights, before.
+    :param str tensor: which; default: the largest.
+    :param ax: axes to draw on; default: new ones.
+    :param int seed: of the sample.
+    :return: the axes.
+    :raises ImportError: if Matplotlib is missing.
+    :raises KeyError: if there is no such tensor.
+    """
+    ax = make_axes(ax)
+    entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
+    book = codebook.select(entry.name)
+    mean, log_sd = (
+        value[entry.slice].double().cpu().numpy() for value in (moments.mean, moments.sd.log())
+    )
+    index, kept = book.index.cpu().numpy(), book.kept.cpu().numpy()
+    own = np.zeros(len(mean), bool)
+    own[book.outliers.places.cpu().numpy()] = True
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(kept))[:MAX_POINTS]
+    shared = chosen[~own[chosen]]
+    colours = np.array(COLOURS)[index[shared] % len(COLOURS)]
+    ax.scatter(mean[shared], np.exp(log_sd[shared]), s=5, alpha=0.4, color=colours, lw=0)
+    for number in np.unique(index[kept & ~own]):
+        points = np.stack([mean, log_sd])[:, (index == number) & kept & ~own]
+        if points.shape[1] > 2:
+            values, vectors = np.linalg.eigh(np.cov(points))
+            root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+            x, y = points.mean(1)[:, None] + 2 * root @ [np.cos(CIRCLE), np.sin(CIRCLE)]
+            ax.plot(x, np.exp(y), lw=0.8, color=COLOURS[number % len(COLOURS)])
+    used = torch.as_tensor(np.unique(index[kept & ~own]), device=book.loc.device)
+    unit = float(book.unit)
+    loc, scale = (unit * value[used].cpu().numpy() for value in (book.loc, book.scale))
+    ax.scatter(loc, scale, s=14, color="black", zorder=3, label="entries")
+    crosses = chosen[own[chosen]]
+    if len(crosses):
+        ax.scatter(
+            mean[crosses], np.exp(log_sd[crosses]), s=14, marker="x", color=GREY, label="outliers"
+        )
+    ax.set_yscale("log")
+    ax.set_xlabel("posterior mean")
+    ax.set_ylabel("posterior sd")
+    ax.set_title(entry.name)
+    ax.legend()
+    return ax
+
+
+def plot_bits(codebook: Codebook, ax: Axes | None = None) -> Axes:
+    """
+    How many bits a weight of each tensor takes in a file, beside its share of the weights.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.plots import plot_bits
+        >>> from pyro_groupprior.sharing import make_codebook
+        >>> moments = WeightMoments(torch.randn(500), torch.rand(500) + 0.1)
+        >>> codebook = make_codebook(Layout([("w", torch.Size([500]))]), moments, 4)
+        >>> plot_bits(codebook).get_xlabel()
+        'bits a weight'
+
+    :param Codebook codebook: what the weights share.
+    :param ax: axes to draw on; default: new ones.
+    :return: the axes.
+    :raises ImportError: if Matplotlib, or constriction, is missing.
+    """
+    ax = make_axes(ax, height=1.0 + 0.3 * len(codebook.layout))
+    bits = bits_a_weight(codebook)
+    rows = -np.arange(len(bits))
+    bars = ax.barh(rows, list(bits.values()), color=COLOURS[0])
+    sizes = [f"{entry.size:,} weights" for entry in codebook.layout]
+    ax.bar_label(bars, sizes, padding=3, fontsize=8, color=GREY)
+    ax.set_yticks(rows, list(bits))
+    ax.margins(x=0.25)
+    ax.set_xlim(left=0)
+    ax.set_xlabel("bits a weight")
+    return ax
