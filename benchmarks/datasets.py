@@ -164,7 +164,28 @@ def _digits(seed: int) -> tuple[Tensor, ...]:
     return x[train], y[train], x[new], y[new]
 
 
+def fashion_whole() -> tuple[Tensor, ...]:
+    """Give all of Fashion-MNIST: 60,000 training and 10,000 test images ``[N, 1, 28, 28]``, labels.
+
+    One mean and one deviation, of the training pixels, standardise all.
+
+    :raises FileNotFoundError: If the files are not there.
+    """
+    x, y, new_x, new_y = _fashion_files()
+    mean, sd = x.float().mean(), x.float().std()
+    x, new_x = ((value.float().unsqueeze(1) - mean) / sd for value in (x, new_x))
+    return x, y.long(), new_x, new_y.long()
+
+
 def _fashion(seed: int) -> tuple[Tensor, ...]:
+    x, y, new_x, new_y = _fashion_files()
+    rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FASHION_ROWS]
+    x, y = x[rows].float(), y[rows]
+    mean, sd = x.mean(), x.std()
+    return (x - mean) / sd, y.long(), (new_x.float() - mean) / sd, new_y.long()
+
+
+def _fashion_files() -> tuple[Tensor, ...]:
     default = Path.home() / ".cache" / "pyro_groupprior" / "fashion-mnist"
     folder = Path(os.environ.get("FASHION_MNIST") or default)
     if not all((folder / name).exists() for name in FASHION_FILES):
@@ -173,11 +194,7 @@ def _fashion(seed: int) -> tuple[Tensor, ...]:
             "the folder that the environment variable FASHION_MNIST names): they are at "
             "https://github.com/zalandoresearch/fashion-mnist"
         )
-    x, y, new_x, new_y = (_idx(folder / name) for name in FASHION_FILES)
-    rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FASHION_ROWS]
-    x, y = x[rows].float(), y[rows]
-    mean, sd = x.mean(), x.std()
-    return (x - mean) / sd, y.long(), (new_x.float() - mean) / sd, new_y.long()
+    return tuple(_idx(folder / name) for name in FASHION_FILES)
 
 
 def _idx(path: Path) -> Tensor:
