@@ -98,13 +98,13 @@ def make_codebook(
     mean, sd = moments.mean / plain.units(), moments.sd / plain.units()
     locs, scales, ranges = [zero], [zero], [(len(zero), len(zero))]
     for members in tables:
-        own = torch.zeros_like(keep)
-        for entry in members:
-            own[entry.slice] = keep[entry.slice]
+        where = slice(members[0].start, members[-1].stop)
+        own = keep[where]
         start = stop = ranges[-1][1]
         if bool(own.any()):
-            label, loc, scale = _shared(mean[own], sd[own], clusterer, num_refinements)
-            index[own] = label + start
+            points = mean[where][own], sd[where][own]
+            label, loc, scale = _shared(*points, clusterer, num_refinements)
+            index[where][own] = label + start
             locs.append(loc)
             scales.append(scale)
             stop += len(loc)
