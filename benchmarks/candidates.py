@@ -12,17 +12,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, Predictive, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal, init_to_value
-from torch import Tensor, nn
+from torch import Tensor
 
 import pyro_groupprior as pgp
 from benchmarks import peers
 from benchmarks.datasets import Split
 from benchmarks.nets import relu_net
 from benchmarks.peers import Draws
+from benchmarks.plain import linear_layers, plain_model
 from pyro_groupprior.svi import UntilConverged
 
 NUM_DRAWS, PYRO_STEPS, LR, MEMBERS, MAX_STEPS, PHASES = 1000, 4000, 0.01, 5, 30_000, 6
@@ -48,23 +48,7 @@ def plain_pyro(split: Split, hidden: tuple[int, ...], *, careful: bool) -> Draws
         than where AutoNormal starts by itself.
     """
     net = relu_net(split.x.shape[1], hidden)
-    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
-
-    def model(x: Tensor, y: Tensor | None = None) -> Tensor:
-        noise = pyro.sample("noise", dist.LogNormal(-1.0, 1.0))
-        for number, layer in enumerate(layers):
-            loc = pyro.sample(f"loc{number}", dist.Normal(0.0, 1.0))
-            scale = pyro.sample(f"scale{number}", dist.LogNormal(0.0, 1.0))
-            base = layer.in_features**-0.5
-            prior = dist.Normal(base * loc, base * scale)
-            weight = pyro.sample(f"w{number}", prior.expand(layer.weight.shape).to_event(2))
-            bias = pyro.sample(f"b{number}", prior.expand(layer.bias.shape).to_event(1))
-            x = x @ weight.T + bias
-            x = x.relu() if number + 1 < len(layers) else x
-        with pyro.plate("rows", len(x)):
-            pyro.sample("obs", dist.Normal(x[:, 0], noise), obs=y)
-        return pyro.deterministic("function", x[:, 0])
-
+    model, layers = plain_model(net), linear_layers(net)
     options: dict[str, Any] = {}
     if careful:
         values = {f"w{n}": layer.weight.detach() for n, layer in enumerate(layers)}
@@ -73,10 +57,10 @@ def plain_pyro(split: Split, hidden: tuple[int, ...], *, careful: bool) -> Draws
     guide = AutoNormal(model, **options)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": LR}), Trace_ELBO())
     for _ in range(PYRO_STEPS):
-        svi.step(split.x, split.y[:, 0])
-    sites = ("function", "noise")
+        svi.step(split.x, split.y)
+    sites = ("_RETURN", "noise")
     found = Predictive(model, guide=guide, num_samples=NUM_DRAWS, return_sites=sites)(split.new_x)
-    return found["function"].reshape(NUM_DRAWS, -1).detach(), found["noise"].reshape(-1).detach()
+    return found["_RETURN"].reshape(NUM_DRAWS, -1).detach(), found["noise"].reshape(-1).detach()
 
 
 def trained(

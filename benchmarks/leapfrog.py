@@ -30,7 +30,6 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pyro
-import pyro.distributions as dist
 import torch
 from numpyro.infer import HMC as NumPyroHMC
 from numpyro.infer import MCMC as NumPyroMCMC
@@ -38,11 +37,12 @@ from numpyro.infer import NUTS as NumPyroNUTS
 from numpyro.infer import init_to_value as numpyro_init_to_value
 from pyro.infer import HMC, MCMC, NUTS
 from pyro.infer.autoguide.initialization import init_to_value
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import datasets, timing
 from benchmarks.candidates import bayesian
 from benchmarks.judge import check_twin, twin
+from benchmarks.plain import plain_model
 from pyro_groupprior.mcmc import run_hmc, run_mcmc
 from pyro_groupprior.mcmc.gradient import compiled, recorded, value_and_gradient
 from pyro_groupprior.mcmc.hmc import Chains
@@ -59,27 +59,6 @@ def whole_set() -> datasets.Split:
     split = datasets.regression("diabetes", 0)
     x, y = torch.cat([split.x, split.new_x]), torch.cat([split.y, split.new_y])
     return datasets.Split(x, y, x[:ROWS], y[:ROWS])
-
-
-def by_hand(net: nn.Module) -> Callable[[Tensor, Tensor], None]:
-    """Write the model as most users of Pyro would, a site per tensor."""
-    layers = [layer for layer in net if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
-
-    def model(x: Tensor, y: Tensor) -> None:
-        noise = pyro.sample("noise", dist.LogNormal(-1.0, 1.0))
-        for number, layer in enumerate(layers):
-            loc = pyro.sample(f"loc{number}", dist.Normal(0.0, 1.0))
-            scale = pyro.sample(f"scale{number}", dist.LogNormal(0.0, 1.0))
-            base = layer.in_features**-0.5
-            prior = dist.Normal(base * loc, base * scale)
-            weight = pyro.sample(f"w{number}", prior.expand(layer.weight.shape).to_event(2))
-            bias = pyro.sample(f"b{number}", prior.expand(layer.bias.shape).to_event(1))
-            x = x @ weight.T + bias
-            x = x.relu() if number + 1 < len(layers) else x
-        with pyro.plate("rows", len(x)):
-            pyro.sample("obs", dist.Normal(x[:, 0], noise), obs=y[:, 0])
-
-    return model
 
 
 FIXED = {
@@ -146,7 +125,7 @@ def steps(split: datasets.Split, seconds: float) -> dict[str, float]:
         "numpyro": (numpyro_moves(model, args, 1), 1),
         "numpyro, eight chains": (numpyro_moves(model, args, CHAINS), CHAINS),
         "pyro, the same model": (moves(HMC(model, **FIXED), {}, *args), 1),
-        "pyro, a site per tensor": (moves(HMC(by_hand(model.net), **FIXED), {}, *args), 1),
+        "pyro, a site per tensor": (moves(HMC(plain_model(model.net), **FIXED), {}, *args), 1),
     }  # fmt: skip
     functions = {name: function for name, (function, _) in calls.items()}
     found = timing.time_in_turn(functions, seconds, block_seconds=0.2)
