@@ -7,10 +7,16 @@ import pyro
 import pyro.distributions as dist
 import torch
 
-from pyro_groupprior import (
-    AutoMeanField,
-)
+from pyro_groupprior import AutoBlockNormal, AutoFullRank, AutoLowRank, AutoMeanField
 
+#: This package's guides, with options for a net of 16 weights, and three inputs for it.
+GUIDES = [
+    (AutoMeanField, {}),
+    (AutoLowRank, {"rank": 3}),
+    (AutoBlockNormal, {}),
+    (AutoFullRank, {}),
+]
+X, Y = torch.randn(9, 3), torch.randn(9, 1)
 SHAPES = {
     "real": (), "positive": (), "unit": (), "interval": (), "vector": (5,), "simplex": (3, 1, 4),
     "inner_real": (3, 2), "inner_positive": (3, 2), "inner_simplex": (3, 2, 3),

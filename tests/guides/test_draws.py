@@ -14,14 +14,7 @@ from torch import Tensor, nn
 import pyro_groupprior as pgp
 from pyro_groupprior.guides import SiteGuide
 from pyro_groupprior.guides.draws import shared_directions, shrinkage
-
-X, Y = torch.randn(9, 3), torch.randn(9, 1)
-GUIDES: list[tuple[type[SiteGuide], dict[str, Any]]] = [
-    (pgp.AutoMeanField, {}),
-    (pgp.AutoLowRank, {"rank": 3}),
-    (pgp.AutoBlockNormal, {}),
-    (pgp.AutoFullRank, {}),
-]
+from tests.guides.models import GUIDES, X, Y
 
 
 def _model() -> pgp.BayesianModule:
