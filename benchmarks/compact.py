@@ -20,6 +20,7 @@ rows that another run of HMC has not seen: the least total variation there.
 import argparse
 import dataclasses
 import functools
+import math
 import statistics
 import tempfile
 import time
@@ -63,7 +64,7 @@ FAMILIES = ("diagonal", "unit", "low rank 8", "low rank 64", "full")
 #: Those trained further; a covariance for each unit of 784 inputs takes too long.
 DISTILLED = {"digits": ("diagonal", "unit", "low rank 8"), "fashion": ("diagonal", "low rank 8")}
 FEW = (1, 2, 4, 8)  # samples as they are
-MOST_FOR_FULL = 6000  # weights
+MOST_ENTRIES = 36_000_000  # of covariances
 
 Draws = dict[str, Tensor]
 
@@ -108,7 +109,7 @@ def guide_of(model: pgp.BayesianModule, family: str, symmetry: Symmetry) -> Site
     if family == "unit":
         return pgp.AutoBlockNormal(model, blocks=unit_blocks(symmetry, model.layout))
     if family == "full":
-        return pgp.AutoFullRank(model, max_weights=MOST_FOR_FULL)
+        return pgp.AutoFullRank(model, max_weights=math.isqrt(MOST_ENTRIES))
     return pgp.AutoLowRank(model, rank=int(family.split()[-1]))
 
 
@@ -218,8 +219,11 @@ class Study:
 def cases(name: str, hidden: int) -> list[tuple[str, str, str]]:
     """List chains, way and family."""
     num_inputs = {"digits": 64, "fashion": 784}[name]
-    full = (num_inputs + 1) * hidden + (hidden + 1) * 10 <= MOST_FOR_FULL
-    families = FAMILIES if full else FAMILIES[:-1]
+    numbers = {
+        "full": ((num_inputs + 1) * hidden + (hidden + 1) * 10) ** 2,
+        "unit": hidden * (num_inputs + 1) ** 2,
+    }
+    families = [family for family in FAMILIES if numbers.get(family, 0) <= MOST_ENTRIES]
     found = []
     for chains in dict.fromkeys((CHOOSING[name], "all")):
         found += [(chains, "samples", ""), (chains, "drawn anew", "")]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 # Okabe and Ito's colours: told apart by the colour-blind and, mostly, in grey print.
@@ -29,3 +30,11 @@ def make_axes(ax: Axes | None, height: float = 4.0) -> Axes:
     except ImportError as error:
         raise ImportError("plots need Matplotlib: pip install 'pyro_groupprior[plots]'") from error
     return pyplot.subplots(figsize=(7.0, height), layout="constrained")[1]
+
+
+def plain_numbers(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis out: 0.2, not 2 x 10^-1; few where it is long."""
+    from matplotlib.ticker import LogFormatter
+
+    axis.set_major_formatter(LogFormatter())
+    axis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))

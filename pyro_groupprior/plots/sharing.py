@@ -12,7 +12,7 @@ import torch
 
 from ..comparison import WeightMoments
 from ..sharing import Codebook, bits_a_weight
-from .axes import COLOURS, GREY, make_axes
+from .axes import COLOURS, GREY, make_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +82,7 @@ def plot_codebook(
             mean[crosses], np.exp(log_sd[crosses]), s=14, marker="x", color=GREY, label="outliers"
         )
     ax.set_yscale("log")
+    plain_numbers(ax.yaxis)
     ax.set_xlabel("posterior mean")
     ax.set_ylabel("posterior sd")
     ax.set_title(entry.name)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..comparison import WeightMoments
 from ..symmetry import random_transpositions
-from .axes import COLOURS, GREY, make_axes
+from .axes import COLOURS, GREY, make_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ def plot_weight_moments(
         ax.scatter(mean[chosen], sd[chosen], s=6, alpha=0.4, color=colour, lw=0, label=name)
         widest = max(widest, float(np.abs(mean).max()))
     ax.set_yscale("log")
+    plain_numbers(ax.yaxis)
     lowest, highest = ax.get_ylim()
     edge = np.linspace(-widest, widest, 400)  # an even number: not zero itself
     ax.plot(edge, np.abs(edge) / 2, color=GREY, lw=0.8, ls="--", label="|mean| = 2 sd")
@@ -114,6 +115,7 @@ def plot_comparison(table: pd.DataFrame, column: str = "overlap", ax: Axes | Non
     values = table[column][np.isfinite(table[column])]
     if column in ("kl", "snr", "sd_ratio") and bool((values > 0).any()):
         ax.set_xscale("log", nonpositive="mask")  # the reference's own distance from itself is 0
+        plain_numbers(ax.xaxis)
     ax.set_xlabel(LABELS[column])
     ax.legend()
     return ax
