@@ -8,9 +8,10 @@ swapped at random, are trained apart, on batches in orders of their own; after e
 one is matched with the other. "found": the number of transpositions (the size less the number of
 cycles) of the match; "wrong": those between the match and what was planted. Three seeds. Then the
 samples of HMC (``benchmarks/compact.py``): transpositions between samples of each chain, some moves
-apart, and between every two chains, with standard errors over chains and pairs of them. Beside all
-of them: a random permutation's, n - H_n; and for samples of a chain what is found when the change
-between two samples is dealt out to the weights at random, so that nothing can have been swapped.
+apart, and between every two chains, with standard errors over chains, or over pairs of them (which
+share chains, so that theirs is too small). Beside all of them: a random permutation's, n - H_n; and
+for samples of a chain what is found when the change between two samples is dealt out to the weights
+at random, so that nothing can have been swapped.
 """
 
 import copy

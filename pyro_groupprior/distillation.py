@@ -19,7 +19,7 @@ from .batch import check_batch, count_rows, device_of, move_batch, take_rows
 from .guides import SiteGuide
 from .likelihoods import Categorical
 from .mcmc.frame import check_counts, undisturbed
-from .nn import BayesianModule, map_draws
+from .nn import BayesianModule, evaluation_mode, map_draws
 from .packed import packed_weights
 from .predictive import Prediction, likelihood_latents
 
@@ -68,10 +68,11 @@ def distill(
     :param int seed: the same seed gives the same result.
     :param bool progress: show a progress bar.
     :return: the losses, in nats a row, ``[num_steps]``: cross-entropies, which need not go to 0.
-    :raises TypeError: if the guide is none of this package's, or of a model that is no net.
+    :raises TypeError: if the guide is none of this package's, or of a model that is no net, or the
+        prediction is none.
     :raises RuntimeError: if it is not set up.
     :raises ValueError: if a number is out of range, inputs are not finite, or have other rows than
-        the prediction.
+        the prediction, or that is of another likelihood or has outputs of another shape.
     :raises FloatingPointError: if the loss becomes NaN or infinite; the guide is then as before.
     """
     if not isinstance(guide, SiteGuide):
@@ -87,6 +88,7 @@ def distill(
     check_batch(inputs, "inputs")
     inputs = move_batch(inputs, device_of(model))
     number = count_rows(inputs, "inputs")
+    _check_prediction(prediction, model, inputs)
     if prediction.outputs.shape[1] != number:
         raise ValueError(
             f"inputs: expected the {prediction.outputs.shape[1]} rows of the prediction, got "
@@ -96,6 +98,7 @@ def distill(
     parameters = _Standardized(guide)
     with undisturbed(model, seed), parameters.kept_on_success():
         target = prediction.mean if prediction.is_categorical else prediction.sample()
+        target = target.to(device_of(model))
         optimizer = torch.optim.Adam(parameters.moves, lr=lr)
         schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, num_steps)
         for step in tqdm(range(num_steps), disable=not progress, unit="step"):
@@ -112,6 +115,26 @@ def distill(
         if not all(bool(parameter.isfinite().all()) for parameter in parameters.parameters):
             raise FloatingPointError("loss: its gradient became NaN or infinite in the last step")
     return losses
+
+
+def _check_prediction(prediction: Any, model: BayesianModule, inputs: Any) -> None:
+    """Refuse what is no prediction, or one of another kind of model."""
+    if not isinstance(prediction, Prediction):
+        raise TypeError(
+            f"prediction: expected what predict returns, got {type(prediction).__name__}"
+        )
+    theirs, own = type(prediction.model.likelihood), type(model.likelihood)
+    if theirs is not own:
+        raise ValueError(
+            f"prediction: expected one of a {own.__name__} likelihood, got {theirs.__name__}"
+        )
+    with evaluation_mode(model), torch.no_grad():
+        output = model.call_net(model.initial_weights(), take_rows(inputs, torch.arange(1)))
+    if prediction.outputs.shape[2:] != output.shape[1:]:
+        raise ValueError(
+            f"prediction: expected outputs of shape {tuple(output.shape[1:])} for a row, got "
+            f"{tuple(prediction.outputs.shape[2:])}"
+        )
 
 
 def _cross_entropy(

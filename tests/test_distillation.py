@@ -124,3 +124,12 @@ def test_bad_input() -> None:
 
     with pytest.raises(TypeError, match="guide: expected one of a BayesianModule"):
         distill(AutoMeanField(plain), prediction, ONES)
+    with pytest.raises(TypeError, match="prediction: expected what predict returns, got dict"):
+        distill(guide, guide.draws(5), ONES)  # type: ignore[arg-type]
+    labels, other = _constant(likelihoods.Poisson())
+    with pytest.raises(ValueError, match="prediction: expected one of a Normal likelihood, got Po"):
+        distill(guide, predict(labels, other, ONES, num_draws=5), ONES)
+    wide = BayesianModule(nn.Linear(1, 3), likelihoods.Normal())
+    draws = {"weights": torch.randn(5, 6), "noise": torch.ones(5)}
+    with pytest.raises(ValueError, match=r"prediction: expected outputs of shape \(1,\) for a row"):
+        distill(guide, predict(wide, draws, ONES), ONES)

@@ -273,15 +273,24 @@ class SiteGuide(nn.Module):
         :param draws: of all latent sites by name, each ``[S, ...]``; of the model, as it is now.
         :param args: the model's, for a guide that is not set up yet.
         :raises TypeError: if the draws are no mapping.
-        :raises ValueError: if draws are missing, fewer than two, do not fit, or are not finite.
+        :raises ValueError: if draws are missing, fewer than two, do not fit, or are not finite, or
+            their moments are not; no parameter has changed then.
         """
         if not isinstance(draws, Mapping):
             raise TypeError(f"draws: expected tensors by site, got {type(draws).__name__}")
         if not self.sites:
             self.setup(*args, **kwargs)
         free = unconstrained_draws({s: self.loc_scale(s)[0] for s in self.sites}, draws)
-        for site, value in free.items():
-            self._fit_site(site, value)
+        before = [parameter.clone() for parameter in self.parameters()]
+        try:
+            for site, value in free.items():
+                self._fit_site(site, value)
+            if not all(bool(parameter.isfinite().all()) for parameter in self.parameters()):
+                raise ValueError("draws: their means and deviations are too large for their dtype")
+        except BaseException:
+            for parameter, old in zip(self.parameters(), before, strict=True):
+                parameter.copy_(old)
+            raise
 
     def _fit_site(self, site: LatentSite, draws: Tensor) -> None:
         """Take over the moments of one site's draws in the unconstrained space, ``[S, ...]``."""

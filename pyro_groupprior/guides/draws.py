@@ -73,7 +73,8 @@ def standardized_cholesky(draws: Tensor) -> tuple[Tensor, Tensor]:
     covariance, _ = ledoit_wolf(standard.cpu().numpy(), assume_centered=True)
     found = torch.as_tensor(covariance).to(draws.device)
     sd = torch.where(moves, found.diagonal().sqrt(), 1.0)
-    found = found / sd / sd[:, None] * (moves & moves[:, None])
+    # A little of each is left for its own: of two draws all would be shared.
+    found = (1 - _LEAST) * found / sd / sd[:, None] * (moves & moves[:, None])
     found.fill_diagonal_(1.0)
     tril = torch.linalg.cholesky(found).to(draws)
     own = tril.diagonal()

@@ -56,7 +56,9 @@ def load_guide(path: str | Path, guide: SiteGuide, *args: Any, **kwargs: Any) ->
     Give a guide the parameters that :func:`save_guide` has saved.
 
     :param path: the file.
-    :param SiteGuide guide: of the same class, made in the same way for the same model.
+    :param SiteGuide guide: of the same class, made in the same way for the same model. It may have
+        other groups now: the guide takes those of the file, and the model is to be given its
+        assignment, which is not in the file.
     :param args: the model's, for a guide that is not set up yet.
     :raises ValueError: if the file is damaged, or of another guide; no parameter has changed then.
     """

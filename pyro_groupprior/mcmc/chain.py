@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro
 import torch
@@ -130,6 +130,10 @@ def make_kernel(kernel: Callable[..., HMC], potential: Potential, **options: Any
     return made
 
 
+_Standing: TypeAlias = "tuple[Tensor, tuple[Tensor, ...], Any]"  # position, groups, random state
+_Kept: TypeAlias = "dict[str, Any]"  # a draw, its statistics, and after the last one its standing
+
+
 class _Run:
     """A chain under way."""
 
@@ -144,8 +148,8 @@ class _Run:
     ) -> None:
         self.density, self.potential, self.chain = density, potential, chain
         self.number, self.files, self.moves = number, files, moves
-        self.draws: list[dict[str, Tensor]] = []
-        self.stats: list[dict[str, Tensor]] = []
+        self.kept: list[_Kept] = []
+        self.cleared = False  # whether the kernel has to evaluate where it stands once more
         self.log_joint = torch.zeros(())
         self.divergences = 0
         self.before = (0, 0.0)  # draws that are there already, and their mean acceptance
@@ -173,7 +177,7 @@ class _Run:
             bar.set_postfix(kernel.logging(), refresh=False)
             bar.update()
         if files is not None and not resumed:
-            self._write(files, kernel, params[SITE], 0)
+            self._write(files, kernel, self._standing(params), 0)
         self.log_joint = self._log_joint(params)
         kept = max(1, min(KEPT, KEPT_BYTES // (4 * self.density.size)))
         draw = done
@@ -182,41 +186,50 @@ class _Run:
                 params = self._move(kernel, params)
                 bar.set_postfix(kernel.logging(), refresh=False)
                 bar.update()
-                if files is not None and (len(self.draws) == kept or draw == num_samples):
-                    self._write(files, kernel, params[SITE], draw)
+                if files is not None and (len(self.kept) == kept or draw == num_samples):
+                    self._write(files, kernel, self._last(), draw)
         except KeyboardInterrupt:
-            if files is not None and self.draws:
-                whole = self.before[0] + len(self.draws)
-                self._write(files, kernel, params[SITE], whole)
+            if files is not None and self.kept:
+                self._write(files, kernel, self._last(), files.num_draws + len(self.kept))
             raise
         finally:
             bar.close()
-        samples, stats = ({}, {}) if files else (_stacked(self.draws), _stacked(self.stats))
+        samples, stats = (_stacked([k[name] for k in self.kept]) for name in ("draw", "stats"))
         return ChainResult(samples, stats, float(kernel.step_size), self._accept_prob(kernel, draw))
 
     def _move(self, kernel: HMC, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Move, and keep the draw; the energy is that of where the move began."""
-        self.potential.num_calls = 0
+        self.potential.num_calls, cleared = 0, self.cleared
         with _Momentum() as momentum:
             params = kernel.sample(params)
-        num_steps, divergences = self.potential.num_calls, len(kernel.diagnostics()["divergences"])
+        num_steps = self.potential.num_calls - cleared
+        divergences = len(kernel.diagnostics()["divergences"])
         energy = momentum.kinetic - self.log_joint
         params = self._regrouped(kernel, params)
         self.log_joint = self._log_joint(params)
         own = self.density if self.moves is None else self.moves
         values = own.constrain(params[SITE][None] if self.moves is None else params[SITE])
         draw = {name: value[0].clone() for name, value in values.items()}
-        self.draws.append(draw if self.moves is None else {**draw, **self.moves.draw()})
-        self.stats.append(
-            {
-                "log_joint": self.log_joint.detach(),
-                "energy": energy.detach(),
-                "num_steps": torch.tensor(num_steps),
-                "diverging": torch.tensor(divergences > self.divergences),
-            }
-        )
+        stats = {
+            "log_joint": self.log_joint.detach(),
+            "energy": energy.detach(),
+            "num_steps": torch.tensor(num_steps),
+            "diverging": torch.tensor(divergences > self.divergences),
+        }
         self.divergences = divergences
+        # All at once: wherever it is interrupted, draws are those up to where the chain stands.
+        kept = draw if self.moves is None else {**draw, **self.moves.draw()}
+        self.kept.append({"draw": kept, "stats": stats, "standing": self._standing(params)})
+        if len(self.kept) > 1:
+            self.kept[-2]["standing"] = None
         return params
+
+    def _standing(self, params: dict[str, Tensor]) -> _Standing:
+        indices = () if self.moves is None else self.moves.indices
+        return params[SITE], indices, get_random_state()
+
+    def _last(self) -> _Standing:
+        return self.kept[-1]["standing"]
 
     def _regrouped(self, kernel: HMC, params: dict[str, Tensor]) -> dict[str, Tensor]:
         """Draw the assignments, where that is asked for."""
@@ -225,6 +238,7 @@ class _Run:
         position = self.moves.move(params[SITE])
         self.potential.data = self.moves.indices
         kernel.clear_cache()  # energy and gradient there were those under the former grouping
+        self.cleared = True
         return {SITE: position}
 
     def _log_joint(self, params: dict[str, Tensor]) -> Tensor:
@@ -237,23 +251,23 @@ class _Run:
         own = float(kernel.logging()["acc. prob"])
         return (done * mean + (draws - done) * own) / draws if draws else own
 
-    def _write(self, files: ChainFiles, kernel: HMC, position: Tensor, draws: int) -> None:
-        tensors, numbers = get_random_state()
+    def _write(self, files: ChainFiles, kernel: HMC, standing: _Standing, draws: int) -> None:
+        position, indices, (tensors, numbers) = standing
         state = {
             "position": position,
             "inverse_mass": kernel.inverse_mass_matrix[(SITE,)],
             **tensors,
         }
-        if self.moves is not None:
-            state |= {f"index.{n}": index for n, index in enumerate(self.moves.indices)}
+        state |= {f"index.{n}": index for n, index in enumerate(indices)}
         notes = {
             "step_size": float(kernel.step_size),
             "trajectory_length": float(kernel.trajectory_length),
             "accept_prob": self._accept_prob(kernel, draws),
             "random": numbers,
         }
-        files.write(_stacked(self.draws), _stacked(self.stats), state, notes)
-        self.draws, self.stats = [], []
+        kept, self.kept = self.kept, []  # before: what is interrupted here is done again, not twice
+        new, stats = (_stacked([k[name] for k in kept]) for name in ("draw", "stats"))
+        files.write(new, stats, state, notes)
 
     def _resumed(self, files: ChainFiles, device: torch.device) -> tuple[HMC, Tensor]:
         """The kernel, and where the chain stands."""

@@ -67,7 +67,8 @@ class ChainFiles:
         :raises FileNotFoundError: if a file is missing.
         :raises ValueError: if a file is damaged, or that of others.
         """
-        return torch.cat([torch.zeros(0), *(part[name] for part in self._read("stats", STATS))])
+        parts = [part[name] for part in self._read("stats", STATS)]
+        return torch.cat(parts) if parts else torch.zeros(0)
 
     def write(
         self,

@@ -150,7 +150,7 @@ def run_mcmc(
     check_jobs(n_jobs)
     if concentration is not None:
         positive("concentration", concentration)
-    make_kernel(kernel, Potential(_flat))
+    made = make_kernel(kernel, Potential(_flat))
     args = all_rows(model, args)
     seeds = np.random.SeedSequence(seed).generate_state(num_chains).tolist()
     with undisturbed(model, seed):
@@ -171,7 +171,7 @@ def run_mcmc(
                 "seed": seed,
                 "num_chains": num_chains,
                 "warmup_steps": warmup_steps,
-                "kernel": digest(repr(kernel)),
+                "kernel": digest(f"{type(made).__name__} {kernel!r}"),
                 "args": _digest_of(args),
                 "concentration": concentration,
                 "sites": {name: list(shape) for name, shape in density.shapes.items()},

@@ -94,7 +94,10 @@ class StoredDraws:
         """
         A part of one chain's draws after the other, by site, ``[S, ...]``: of every chain as many
         as all have.
+
+        :raises ValueError: if there are chains without draws yet.
         """
+        self._require_draws()
         for chain in self.chains:
             left = self.num_draws
             for part in chain.draws():
@@ -114,8 +117,9 @@ class StoredDraws:
         :param sites: some sites only.
         :param int thin: every so many draws only.
         :raises KeyError: if there is no such site.
-        :raises ValueError: if ``thin`` is not positive.
+        :raises ValueError: if ``thin`` is not positive, or there are chains without draws yet.
         """
+        self._require_draws()
         unknown = [site for site in sites or () if site not in self.sites]
         if unknown:
             raise KeyError(f"sites: expected some of {self.sites}, got {unknown[0]!r}")
@@ -125,6 +129,8 @@ class StoredDraws:
         for chain in self.chains:
             parts, start = [], 0
             for part in chain.draws():
+                if start >= number:
+                    break
                 count = len(next(iter(part.values())))
                 rows = slice((-start) % thin, max(number - start, 0), thin)
                 parts.append({name: part[name][rows].clone() for name in names})
@@ -146,4 +152,10 @@ class StoredDraws:
 
     def _stat(self, name: str) -> Tensor:
         number = self.num_draws
+        if not number:
+            return torch.zeros(len(self.chains), 0)
         return torch.stack([chain.stats(name)[:number] for chain in self.chains])
+
+    def _require_draws(self) -> None:
+        if not self.num_draws:
+            raise ValueError(f"path: not all chains in {self.path} have draws yet")

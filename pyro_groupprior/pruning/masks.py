@@ -101,7 +101,8 @@ def prune_net(net: nn.Module, layout: Layout, mask: Tensor) -> nn.Module:
     """
     A copy of a plain net in which only some weights are other than zero, and stay so while it is
     trained further: the gradients of the others are zero. It is an ordinary net in all else, and
-    can be copied, shrunk, or pruned again.
+    can be copied, shrunk, or pruned again. Of a Bayesian model take :func:`prune_model`: one made
+    of a pruned net has all its weights.
 
     Example::
 
@@ -121,37 +122,58 @@ def prune_net(net: nn.Module, layout: Layout, mask: Tensor) -> nn.Module:
     """
     check_mask(mask, layout.num_weights)
     net = copy.deepcopy(net)
-    masks = _Masks(layout.unpack(mask))
+    masks = WeightMasks(layout.unpack(mask))
     net.register_forward_pre_hook(masks)
+    net.register_load_state_dict_post_hook(masks.forget)
+    net.weight_masks = masks  # type: ignore[assignment]  # where shrink finds them
     masks(net)
     return net
 
 
-class _Masks:
-    """Keeps entries of a net's parameters at zero; a copy of the net has one of its own."""
+class WeightMasks:
+    """
+    Keeps entries of a net's parameters at zero; a copy of the net has one of its own.
+
+    :param masks: by the parameters' names, booleans of their shapes.
+    """
 
     def __init__(self, masks: Mapping[str, Tensor]) -> None:
         self.masks = dict(masks)
-        self._seen: dict[str, weakref.ref[Tensor]] = {}
+        self._zeroed: dict[str, weakref.ref[Tensor]] = {}
+        self._hooked: dict[str, weakref.ref[Tensor]] = {}
 
     def __call__(self, net: nn.Module, args: object = None) -> None:
         for name, mask in self.masks.items():
             path, _, own = name.rpartition(".")
             parameter = getattr(net.get_submodule(path), own)
-            if not isinstance(parameter, nn.Parameter) or self._knows(name, parameter):
+            if not isinstance(parameter, nn.Parameter):
                 continue
-            mask = self.masks[name] = mask.to(parameter.device)
-            with torch.no_grad():
-                parameter.mul_(mask)
-            if parameter.requires_grad:
-                parameter.register_hook(functools.partial(torch.mul, mask))
-            self._seen[name] = weakref.ref(parameter)
+            known = _alive(self._zeroed.get(name))
+            if known is not None and known is not parameter:
+                continue  # one that torch.func.functional_call has put in its place for this call
+            if known is None:
+                with torch.no_grad():
+                    parameter.mul_(mask.to(parameter.device))
+                self._zeroed[name] = weakref.ref(parameter)
+            if parameter.requires_grad and _alive(self._hooked.get(name)) is not parameter:
+                parameter.register_hook(functools.partial(_masked, self, name))
+                self._hooked[name] = weakref.ref(parameter)
 
-    def _knows(self, name: str, parameter: Tensor) -> bool:
-        return name in self._seen and self._seen[name]() is parameter
+    def forget(self, *args: object) -> None:
+        """Set entries to zero anew at the next call, as after other weights have been loaded."""
+        self._zeroed = {}
 
     def __getstate__(self) -> dict[str, object]:
-        return {"masks": self.masks, "_seen": {}}  # hooks of tensors are not copied
+        # Hooks of tensors are not copied.
+        return {"masks": self.masks, "_zeroed": {}, "_hooked": {}}
+
+
+def _masked(masks: WeightMasks, name: str, gradient: Tensor) -> Tensor:
+    return gradient * masks.masks[name].to(gradient.device)
+
+
+def _alive(reference: weakref.ref[Tensor] | None) -> Tensor | None:
+    return None if reference is None else reference()
 
 
 def prune_model(model: BayesianModule, mask: Tensor) -> BayesianModule:

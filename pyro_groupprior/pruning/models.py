@@ -45,7 +45,8 @@ def shrink_model(
     :param kept: by axis the units that stay; all of those left out.
     :param args: what the net is called with, to see whether the smaller one works.
     :raises TypeError: if units are no integers.
-    :raises ValueError: as :func:`shrink`.
+    :raises ValueError: as :func:`shrink`; also where units share an axis with tensors that are not
+        in the posterior, such as the statistics of batch norm.
     """
     names = set(model.layout.names)
     index = kept_weights(model.layout, symmetry, kept).to(model.base_scale.device)
@@ -86,10 +87,17 @@ def shrink_draws(
     :param draws: by site, of the whole one.
     :param Symmetry symmetry: what belongs to which unit.
     :param kept: by axis the units that stay.
-    :raises ValueError: if an axis or a unit is unknown, or none is left.
+    :raises ValueError: if an axis or a unit is unknown, or none is left, or draws are not of all
+        weights.
     """
     index = kept_weights(model.layout, symmetry, kept)
     along = {model.site + ending for ending in ("", "_decentered", "_assignment")}
+    for site in along & draws.keys():
+        if draws[site].shape[-1:] != (model.layout.num_weights,):
+            raise ValueError(
+                f"draws[{site!r}]: expected [..., {model.layout.num_weights}], got "
+                f"{tuple(draws[site].shape)}"
+            )
     return {
         site: value[..., index.to(value.device)] if site in along else value
         for site, value in draws.items()

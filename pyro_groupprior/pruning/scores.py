@@ -41,20 +41,26 @@ def _magnitude(model: BayesianModule, posterior: Any, moments: WeightMoments) ->
 def _kl(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
     loc, scale = _prior(model, posterior, "kl")
     if isinstance(model.family, NormalFamily):
-        return kl_divergence(_normal(moments), dist.Normal(loc, scale))
+        return _ranked(kl_divergence(_normal(moments), dist.Normal(loc, scale)), moments)
     # E_q[log q - log p] by Gauss-Hermite quadrature; -E_q[log q] is the entropy.
     prior = model.family.distribution(loc, scale)
     cross = torch.zeros_like(moments.mean)
     for node, weight in zip(*np.polynomial.hermite_e.hermegauss(NODES), strict=True):
         value = prior.log_prob(moments.mean + float(node) * moments.sd)
         cross += float(weight) / math.sqrt(2 * math.pi) * value
-    return -_normal(moments).entropy() - cross
+    return _ranked(-_normal(moments).entropy() - cross, moments)
 
 
 def _evidence(model: BayesianModule, posterior: Any, moments: WeightMoments) -> Tensor:
     prior = model.family.distribution(*_prior(model, posterior, "evidence"))
     zero = torch.zeros_like(moments.mean)
-    return prior.log_prob(zero) - _normal(moments).log_prob(zero)
+    return _ranked(prior.log_prob(zero) - _normal(moments).log_prob(zero), moments)
+
+
+def _ranked(scores: Tensor, moments: WeightMoments) -> Tensor:
+    """Of a weight that is known exactly: the least if it is zero, else the most."""
+    known = torch.where(moments.mean == 0, -torch.inf, torch.inf)
+    return torch.where(moments.sd > 0, scores, known)
 
 
 def _normal(moments: WeightMoments) -> dist.Normal:

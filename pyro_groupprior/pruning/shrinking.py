@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace as with_
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..nn.modes import evaluation_mode
 from ..symmetry.proof import prove
 from ..symmetry.spec import Dim, Symmetry, Whole, positions
+from .masks import WeightMasks
 from .sizes import fit_sizes
 from .units import check_kept, shrinkable_axes
 
@@ -83,6 +85,11 @@ def shrink(
         }
         if owned:
             fit_sizes(module, owned, kept)
+        if isinstance(masks := getattr(module, "weight_masks", None), WeightMasks):
+            masks.masks = {
+                name: selected(mask, symmetry.tensors.get(prefix + name, ()), kept)
+                for name, mask in masks.masks.items()
+            }
     with evaluation_mode(net):
         net(*args)  # what is wrong with it or its arguments is not the smaller one's fault
     try:
@@ -121,10 +128,12 @@ def _replace_by_means(
 ) -> None:
     """Shift biases so that every layer's mean output is as before, from the first on."""
     means: dict[str, list[Tensor]] = {}
+    owners = Counter(id(m.bias) for m in net.modules() if isinstance(m, _BIASED))
     biased = [
         path
         for path, module in net.named_modules()
-        if isinstance(module, _BIASED) and module.bias is not None
+        # What several layers share cannot be shifted for each of them.
+        if isinstance(module, _BIASED) and module.bias is not None and owners[id(module.bias)] == 1
     ]
 
     def noted(path: str) -> Any:
@@ -164,4 +173,4 @@ def _along_units(module: nn.Module, output: Tensor) -> list[int]:
 
 def _mean(module: nn.Module, output: Tensor) -> Tensor:
     units = output.dim() - len(_along_units(module, output))
-    return output.movedim(units, -1).flatten(0, -2).mean(0)
+    return output.movedim(units, -1).reshape(-1, output.shape[units]).mean(0)

@@ -53,6 +53,8 @@ class Activations:
         derived = derive(net, args, kwargs or {}, movable)
         self.symmetry, self._graph = derived.symmetry, derived.graph
         self._given = args, dict(kwargs or {})
+        floats = (value.dtype for value in net.parameters() if value.is_floating_point())
+        self._dtype = next(floats, torch.get_default_dtype())
         inputs = {node for node in derived.graph.module.graph.nodes if node.op == "placeholder"}
         own = {node for node in inputs if node.name in derived.graph.inputs}
         from_data = inputs - own
@@ -78,9 +80,12 @@ class Activations:
         """
         The activations for given weights, in blocks.
 
-        :param tensors: parameters and buffers by name; the net's own for those left out. Of the
-            net's own precision.
+        :param tensors: parameters and buffers by name; the net's own for those left out.
         """
+        tensors = {
+            name: value.to(self._dtype) if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
         recorder = _Recorder(self._graph.module, set(self._dims.tensors))
         recorder.run(*self._graph.arguments(tensors, *self._given))
         found = blocks(self._dims, recorder.values)

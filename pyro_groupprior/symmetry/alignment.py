@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -82,12 +83,16 @@ def align(
     :param int restarts: further starts of each match from random arrangements.
     :param int seed: the same seed gives the same result, whatever ``n_jobs`` is.
     :param int n_jobs: threads over which samples are spread, by joblib.
+    :raises TypeError: if the template is neither a name nor tensors by name, or samples are no
+        floating-point numbers.
     :raises ValueError: if an argument is out of range, or shapes do not fit.
     """
     count = _check(samples, symmetry, template, by)
     if restarts < 0:
         raise ValueError(f"restarts: expected none or more, got {restarts}")
     samples = {name: value.detach() for name, value in samples.items()}
+    if not isinstance(template, str):
+        template = {name: template[name].detach().to(samples[name]) for name in symmetry.tensors}
     run = Run(symmetry, samples, by if isinstance(by, Activations) else None, restarts, seed)
     # Assignments and products release Python's lock, and nets are run as graphs without a state.
     with Parallel(n_jobs=n_jobs, prefer="threads") as parallel:
@@ -119,8 +124,13 @@ def _check(samples: Tensors, symmetry: Symmetry, template: str | Tensors, by: ob
             raise ValueError(
                 f"samples[{name!r}]: expected shape {shape}, got {tuple(samples[name].shape)}"
             )
+        if not samples[name].is_floating_point():
+            raise TypeError(f"samples[{name!r}]: expected floats, got {samples[name].dtype}")
         if not bool(samples[name].isfinite().all()):
             raise ValueError(f"samples[{name!r}]: expected finite numbers, got NaN or inf")
+    if not isinstance(template, (str, Mapping)):
+        got = type(template).__name__
+        raise TypeError(f"template: expected a name or tensors by name, got {got}")
     if isinstance(template, str) and template not in ("first", "medoid", "mean"):
         raise ValueError(
             f"template: expected 'first', 'medoid', 'mean' or tensors, got {template!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
@@ -229,7 +230,7 @@ class Matcher:
             return None
         (outer, inner), gain = next(iter(gains.items()))
         sizes = [self.symmetry.axes[axis] for axis in (outer, inner)]
-        each = gain.reshape(*sizes, *sizes).movedim(2, 1).cpu().numpy()  # outer pair, inner pair
+        each = _as_numpy(gain.reshape(*sizes, *sizes).movedim(2, 1))  # outer pair, inner pair
         best = torch.tensor(
             [
                 [part[linear_sum_assignment(part, maximize=True)].sum() for part in row]
@@ -243,7 +244,7 @@ class Matcher:
         if axis in self.symmetry.kinds:
             kinds = self.symmetry.kinds[axis]
             gain = gain.masked_fill((kinds[:, None] != kinds).to(gain.device), -torch.inf)
-        return torch.as_tensor(linear_sum_assignment(gain.cpu().numpy(), maximize=True)[1])
+        return torch.as_tensor(linear_sum_assignment(_as_numpy(gain), maximize=True)[1])
 
     def _similarity(self, state: _State, numbers: Iterable[int]) -> float:
         """What some of the blocks add to what is maximised."""
@@ -318,3 +319,8 @@ def _moved(
         shape[dim] = -1
         value = value * flips[whole.sign].to(value).reshape(shape)
     return value
+
+
+def _as_numpy(gain: Tensor) -> np.ndarray:
+    """On the CPU; numpy knows no bfloat16."""
+    return (gain.float() if gain.element_size() < 4 else gain).cpu().numpy()

@@ -60,11 +60,15 @@ def matching_null(
     :param Symmetry symmetry: of the net.
     :param int num_samples: how many.
     :param int seed: the same seed gives the same result.
-    :param options: of :func:`align`.
-    :raises ValueError: if there is nothing to align, or nothing in the template varies.
+    :param options: of :func:`align`: ``by`` (not ``"likelihood"``, which has a template of its
+        own), ``restarts`` and ``n_jobs``.
+    :raises ValueError: if there is nothing to align, a tensor is missing, or nothing in the
+        template varies.
     """
     if not symmetry.axes:
         raise ValueError("symmetry: expected one with an axis, got none")
+    if missing := sorted(symmetry.tensors.keys() - template.keys()):
+        raise ValueError(f"template: expected {sorted(symmetry.tensors)}, {missing} missing")
     template = {name: template[name].detach().cpu() for name in symmetry.tensors}
     generator = torch.Generator().manual_seed(seed)
     samples: dict[str, Tensor] = {}

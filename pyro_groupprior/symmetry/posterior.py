@@ -157,7 +157,9 @@ def in_frame(
     :param posterior: as in :func:`~pyro_groupprior.comparison.weight_moments`.
     :param Symmetry symmetry: of the net.
     :param Tensor template: packed weights, such as the mean of aligned draws, shape ``[W]``.
-    :param options: of :func:`align`.
+    :param options: of :func:`align`: ``by`` (not ``"likelihood"``, which has a template of its
+        own), ``restarts``, ``seed`` and ``n_jobs``.
+    :raises ValueError: as :func:`align`.
     """
     if isinstance(posterior, Mapping):
         draws, _ = align_draws(model, posterior, symmetry, template=template, **options)
@@ -203,7 +205,8 @@ def in_one_frame(
         as draws, or :class:`~pyro_groupprior.comparison.WeightMoments`.
     :param Symmetry symmetry: of the posterior.
     :param str reference: the name of that which gives the frame.
-    :param options: of :func:`align`.
+    :param options: of :func:`align`. By ``"likelihood"`` the reference's draws are aligned with
+        each other; the others go by their weights.
     :raises ValueError: if there is no such reference.
     """
     if reference not in posteriors:
@@ -213,6 +216,8 @@ def in_one_frame(
         first, _ = align_draws(model, first, symmetry, **options)
     moments = weight_moments(model, first)
     options.pop("template", None)
+    if options.get("by") == "likelihood":
+        options["by"] = "weights"
     return {
         name: moments
         if name == reference

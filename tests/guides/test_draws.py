@@ -154,3 +154,22 @@ def test_bad_input() -> None:
     with pytest.raises(TypeError, match="draws: expected tensors by site, got list"):
         guide.fit_draws([draws["weights"]])  # type: ignore[arg-type]
     assert all(torch.equal(value, before[name]) for name, value in guide.state_dict().items())
+
+
+@pytest.mark.parametrize(("kind", "options"), GUIDES)
+def test_two_draws_are_enough(kind: type[SiteGuide], options: dict[str, Any]) -> None:
+    guide, draws = kind(_model(), **options), _draws(2)
+    guide.fit_draws(draws, X, Y)
+    mean, sd = guide.moments("weights")
+    np.testing.assert_allclose(mean, draws["weights"].mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(sd, draws["weights"].std(0), rtol=5e-3)
+
+
+def test_a_failure_leaves_the_guide_as_it_was() -> None:
+    guide, draws = pgp.AutoMeanField(_model()), _draws()
+    guide.setup(X, Y)
+    before = {name: value.clone() for name, value in guide.state_dict().items()}
+    with pytest.raises(ValueError, match="draws: their means and deviations are too large"):
+        guide.fit_draws({**draws, "weights": 1e38 * draws["weights"].sign()})
+    for name, value in guide.state_dict().items():
+        assert torch.equal(value, before[name])

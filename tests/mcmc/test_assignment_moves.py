@@ -18,10 +18,12 @@ from torch import Tensor
 from pyro_groupprior import Assignment, AssignmentBuffer, group_prior
 from pyro_groupprior.mcmc import (
     MCMCResult,
+    StoredDraws,
     enumerate_assignments,
     linear_log_evidence,
     run_mcmc,
 )
+from pyro_groupprior.mcmc.assignment_moves import AssignmentMoves
 from tests.mcmc.groups import LOC, SCALE, assert_agrees, pairs, tiny_data, upper
 
 HMC_5 = functools.partial(HMC, num_steps=5, step_size=0.2)
@@ -126,3 +128,42 @@ def test_bad_input() -> None:
     constant = regression(Assignment(torch.arange(4) % 2))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="give group_prior an AssignmentBuffer"):
         run_mcmc(constant, x, y, concentration=1.0, progress=False)
+
+
+def test_leapfrog_steps_are_counted_as_without_assignments() -> None:
+    x, y = tiny_data(4)
+    model = regression(alternating(4), loc=LOC, scale=SCALE)
+    kernel = functools.partial(HMC, num_steps=5, step_size=0.01, adapt_step_size=False)
+    options: dict[str, Any] = {"kernel": kernel, "num_samples": 5, "warmup_steps": 1}
+    options |= {"num_chains": 1, "progress": False}
+    for concentration in (None, 1.0):
+        found = run_mcmc(model, x, y, concentration=concentration, **options)
+        assert found.num_steps.tolist() == [[5] * 5]
+
+
+def test_an_interrupted_regrouping_is_done_again(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The position and the groups in the file are of the same move."""
+    x, y = tiny_data(4)
+    model = regression(alternating(4), loc=LOC, scale=SCALE)
+    options: dict[str, Any] = {"kernel": HMC_5, "warmup_steps": 5, "num_chains": 1}
+    options |= {"concentration": 1.0, "progress": False}
+    whole = run_mcmc(model, x, y, num_samples=12, **options)
+    calls: list[int] = []
+    constrain = AssignmentMoves.constrain
+
+    def interrupted(self: Any, *args: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 8:  # after the groups have been drawn
+            raise KeyboardInterrupt
+        return constrain(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AssignmentMoves, "constrain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_mcmc(model, x, y, num_samples=12, path=tmp_path, **options)
+    assert StoredDraws(tmp_path).num_draws > 0
+    found = run_mcmc(model, x, y, num_samples=12, path=tmp_path, **options)
+    for name, value in whole.get_samples().items():
+        assert torch.equal(found.get_samples()[name], value), name

@@ -133,7 +133,7 @@ def _interrupted(draws: int) -> Callable[..., Any]:
     move = _Run._move
 
     def moved(self: Any, *args: Any) -> Any:
-        if len(self.draws) + self.before[0] + (5 if self.files.num_draws else 0) >= draws:
+        if len(self.kept) + self.before[0] + (5 if self.files.num_draws else 0) >= draws:
             raise KeyboardInterrupt
         return move(self, *args)
 
@@ -304,3 +304,57 @@ def test_bad_input() -> None:
         run_mcmc(linear, X / 0, Y)
     with pytest.raises(TypeError, match="start: expected a guide or values by site, got int"):
         run_mcmc(linear, X, Y, start=3)
+
+
+def test_chains_without_draws_yet(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(self: Any, *args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"num_samples": 10, "warmup_steps": 10, "num_chains": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_groupprior.mcmc.chain._Run._move", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_mcmc(linear, X, Y, **options, path=tmp_path, progress=False)
+    found = StoredDraws(tmp_path)
+    assert found.num_draws == 0
+    assert found.diverging.shape == (1, 0)
+    for read in (found.get_samples, lambda: list(found.chunks())):
+        with pytest.raises(ValueError, match=r"not all chains in .* have draws yet"):
+            read()
+
+
+def test_statistics_keep_their_kinds(tmp_path: Any) -> None:
+    options: dict[str, Any] = {"num_samples": 10, "warmup_steps": 10, "num_chains": 1}
+    found = run_mcmc(linear, X, Y, **options, path=tmp_path, progress=False)
+    whole = run_mcmc(linear, X, Y, **options, progress=False)
+    for name in ("log_joint", "energy", "diverging", "num_steps"):
+        assert getattr(found, name).dtype == getattr(whole, name).dtype
+
+
+def test_the_mean_acceptance_survives_several_stops(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyro_groupprior.mcmc.chain.KEPT", 4)
+    options: dict[str, Any] = {"warmup_steps": 20, "num_chains": 1, "progress": False}
+    whole = run_mcmc(linear, X, Y, num_samples=40, **options)
+    for stop in (5, 31):
+        with monkeypatch.context() as patch:
+            patch.setattr("pyro_groupprior.mcmc.chain._Run._move", _stopped_at(stop))
+            with pytest.raises(KeyboardInterrupt):
+                run_mcmc(linear, X, Y, num_samples=40, path=tmp_path, **options)
+    found = run_mcmc(linear, X, Y, num_samples=40, path=tmp_path, **options)
+    torch.testing.assert_close(found.accept_prob, whole.accept_prob, atol=2e-3, rtol=0)
+    assert torch.equal(found.get_samples()["beta"], whole.get_samples()["beta"])
+
+
+def _stopped_at(draws: int) -> Callable[..., Any]:
+    """A move that is interrupted half-way, after so many draws."""
+    move = _Run._move
+
+    def moved(self: Any, *args: Any) -> Any:
+        if self.files.num_draws + len(self.kept) >= draws:
+            torch.randn(3)  # it has drawn something already
+            raise KeyboardInterrupt
+        return move(self, *args)
+
+    return moved

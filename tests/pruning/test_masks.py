@@ -17,7 +17,9 @@ from pyro_groupprior.pruning import (
     prune_draws,
     prune_model,
     prune_net,
+    shrink,
 )
+from pyro_groupprior.symmetry import find_symmetry
 from tests.symmetry.nets import NETS
 
 
@@ -137,3 +139,53 @@ def test_pruned_models_read_no_more_than_they_should() -> None:
     assert all(bool(p.grad.isfinite().all()) for p in guide.parameters())
     state = pruned.state_dict()
     assert torch.equal(state["mask"], mask)
+
+
+def _halves() -> tuple[nn.Module, pgp.Layout, torch.Tensor]:
+    net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
+    layout = pgp.BayesianModule(net, pgp.likelihoods.Normal()).layout
+    return net, layout, torch.arange(layout.num_weights) % 2 > 0
+
+
+def _zeros(net: nn.Module, layout: pgp.Layout, mask: torch.Tensor) -> bool:
+    weights = layout.pack(dict(net.named_parameters()))
+    return not bool(weights[~mask].any())
+
+
+def test_pruned_nets_can_be_shrunk() -> None:
+    net, layout, mask = _halves()
+    x = torch.randn(5, 2)
+    pruned = prune_net(net, layout, mask)
+    kept = {"0": torch.tensor([0, 3])}
+    small = shrink(pruned, find_symmetry(pruned, x), kept, x)
+    numbers = layout.unpack(mask)
+    for _ in range(3):
+        _train(small, x)
+    assert torch.equal(small[0].weight != 0, numbers["0.weight"][kept["0"]])
+    assert torch.equal(small[2].weight != 0, numbers["2.weight"][:, kept["0"]])
+
+
+def test_pruned_weights_do_not_come_back() -> None:
+    net, layout, mask = _halves()
+    x = torch.randn(5, 2)
+    net.requires_grad_(False)
+    pruned = prune_net(net, layout, mask).requires_grad_(True)
+    for _ in range(3):
+        _train(pruned, x)
+    assert _zeros(pruned, layout, mask)
+    pruned.load_state_dict(net.state_dict())
+    pruned(x)
+    assert _zeros(pruned, layout, mask)
+    again = copy.deepcopy(pruned)
+    again.load_state_dict(net.state_dict())
+    again(x)
+    assert _zeros(again, layout, mask)
+
+
+def test_weights_of_others_are_left_alone() -> None:
+    net, layout, mask = _halves()
+    pruned = prune_net(net, layout, mask)
+    weights = {name: value.clone() for name, value in net.named_parameters()}
+    torch.func.functional_call(pruned, dict(net.named_parameters()), torch.randn(5, 2))
+    for name, value in net.named_parameters():
+        assert torch.equal(value, weights[name])

@@ -146,3 +146,17 @@ def test_bad_input() -> None:
     draws = {"weights": torch.randn(2, 3), "weights_assignment": torch.zeros(2, 3).long()}
     with pytest.raises(ValueError, match="needs one grouping, got draws of the assignments"):
         weight_scores(model, draws, "kl")
+
+
+@pytest.mark.parametrize("rule", ["kl", "evidence"])
+def test_weights_that_are_known_exactly(rule: str) -> None:
+    """Those pruned before go first, constants last."""
+    weights = torch.stack([torch.tensor([0.0, 2.0, -1.0]), torch.tensor([0.0, 2.0, 1.0])])
+    draws = {
+        "weights": weights,
+        "weights_loc": torch.zeros(2, 2),
+        "weights_scale": torch.ones(2, 2),
+    }
+    found = weight_scores(_model(), draws, rule)
+    assert found[:2].tolist() == [-math.inf, math.inf]
+    assert bool(found[2].isfinite())

@@ -227,3 +227,24 @@ def test_bad_input() -> None:
         keep_units({**scores, "first.bias": torch.full((4,), torch.nan)}, symmetry, 0.5)
     with pytest.raises(ValueError, match=r"axes: expected some of \['first'\], got 'last'"):
         keep_units(scores, symmetry, 0.5, ["last"])
+
+
+def test_a_bias_that_layers_share_is_not_shifted_twice() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.one, self.two = nn.Linear(3, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+            self.two.bias = self.one.bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x).relu()
+            return self.one(hidden) + self.two(hidden)
+
+    net, x = Shared(), torch.randn(300, 3)
+    symmetry = find_symmetry(net, x)
+    (axis,) = symmetry.axes
+    kept = {axis: torch.arange(3)}
+    zero, mean = (shrink(net, symmetry, kept, x, replace=r) for r in ("zero", "mean"))
+    torch.testing.assert_close(mean(x), zero(x))  # nothing that could be shifted
+    single = shrink(net, symmetry, kept, x[0], replace="mean")  # one row without a batch
+    assert single(x).shape == (300, 2)

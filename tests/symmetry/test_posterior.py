@@ -19,6 +19,7 @@ from pyro_groupprior.symmetry import (
     align_draws,
     in_frame,
     in_one_frame,
+    matching_null,
     permute_draws,
     posterior_symmetry,
 )
@@ -251,3 +252,29 @@ def test_bad_input() -> None:
         permute_draws(model, draws, symmetry, _planted(symmetry, 2))
     with pytest.raises(TypeError, match="model: expected a BayesianModule, got Linear"):
         posterior_symmetry(nn.Linear(3, 1), X)  # type: ignore[arg-type]
+
+
+def test_one_frame_by_likelihood_and_in_any_precision() -> None:
+    model = pgp.BayesianModule(
+        nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)), pgp.likelihoods.Normal()
+    )
+    symmetry = posterior_symmetry(model, torch.randn(3, 2))
+    draws = torch.randn(10, 21)
+    posteriors = {"a": {"weights": draws.double()}, "b": {"weights": draws}}
+    for by in ("weights", "likelihood"):
+        found = in_one_frame(model, posteriors, symmetry, "a", by=by)
+        assert found["b"].mean.shape == (21,)
+    with pytest.raises(ValueError, match="by='likelihood' makes one of all samples"):
+        in_frame(model, posteriors["a"], symmetry, draws[0], by="likelihood")
+    half = {"weights": draws.bfloat16()}
+    assert align_draws(model, half, symmetry)[0]["weights"].dtype == torch.bfloat16
+    by = Activations(model.net, torch.randn(3, 2))
+    assert align_draws(model, posteriors["a"], symmetry, by=by)[0]["weights"].dtype == torch.double
+    with pytest.raises(TypeError, match=r"expected floats, got torch\.int64"):
+        align_draws(model, {"weights": draws.long()}, symmetry)
+    with pytest.raises(TypeError, match="template: expected a name or tensors by name, got int"):
+        align_draws(model, half, symmetry, template=3)
+    template = model.net.state_dict()
+    template.pop("0.bias")
+    with pytest.raises(ValueError, match=r"0\.bias.* missing"):
+        matching_null(template, symmetry)
