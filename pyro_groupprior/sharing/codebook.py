@@ -98,7 +98,11 @@ class Codebook:
     tables: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        number, blend, outliers = self.layout.num_weights, self.blend, self.outliers
+        number, device = self.layout.num_weights, self.index.device
+        blend = Blend(*(value.to(device) for value in self.blend))  # the defaults are on the CPU
+        outliers = Outliers(*(value.to(device) for value in self.outliers))
+        object.__setattr__(self, "blend", blend)
+        object.__setattr__(self, "outliers", outliers)
         _check_numbers("unit", self.unit, len(self.layout), positive=True)
         _check_numbers("loc", self.loc, len(self.loc))
         _check_numbers("scale", self.scale, len(self.loc))
@@ -220,12 +224,8 @@ class Codebook:
         """The same on another device; itself, if it is there already."""
         if torch.device(device) == self.index.device:
             return self
-        return replace(
-            self,
-            **{name: getattr(self, name).to(device) for name in ("unit", "loc", "scale", "index")},
-            blend=Blend(*(value.to(device) for value in self.blend)),
-            outliers=Outliers(*(value.to(device) for value in self.outliers)),
-        )
+        names = ("unit", "loc", "scale", "index")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def __repr__(self) -> str:
         return (

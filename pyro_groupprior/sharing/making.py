@@ -115,7 +115,20 @@ def make_codebook(
     if outliers > 0:
         scores = outlier_scores(codebook, mean, sd, outlier_score)
         places = highest(scores, keep, outliers)
-        codebook = replace(codebook, outliers=Outliers(places, mean[places], sd[places]))
+        shared = keep.clone()
+        shared[places] = False
+        found = _placed(
+            index[shared], codebook.num_entries, mean[shared], sd[shared], num_refinements
+        )
+        used = found[
+            0
+        ].isfinite()  # none is left of an entry's weights, or it is that of pruned ones
+        codebook = replace(
+            codebook,
+            loc=torch.where(used, found[0], codebook.loc),
+            scale=torch.where(used, found[1], codebook.scale),
+            outliers=Outliers(places, mean[places], sd[places]),
+        )
     return _blended(codebook, mean, sd, keep, blend) if blend > 0 else codebook
 
 
@@ -174,7 +187,7 @@ def _shared(
     label = torch.as_tensor(_clustered(points, clusterer), device=mean.device)
     label = label.unique(return_inverse=True)[1].int()
     if num_refinements == 0:
-        return (label, *moments_of_members(label, int(label.max()) + 1, mean, sd))
+        return (label, *_placed(label, int(label.max()) + 1, mean, sd, 0))
     loc, scale = centres(label, int(label.max()) + 1, *some)
     for _ in range(num_refinements):
         near, _ = nearest(loc, scale, *some)
@@ -185,7 +198,15 @@ def _shared(
         used = loc.isfinite()
         loc, scale = loc[used], scale[used]
     label = nearest(loc, scale, mean, sd)[0].unique(return_inverse=True)[1].int()
-    return (label, *centres(label, int(label.max()) + 1, mean, sd))
+    return (label, *_placed(label, int(label.max()) + 1, mean, sd, num_refinements))
+
+
+def _placed(
+    label: Tensor, number: int, mean: Tensor, sd: Tensor, num_refinements: int
+) -> tuple[Tensor, Tensor]:
+    """Where entries stand, given their weights."""
+    place = centres if num_refinements else moments_of_members
+    return place(label, number, mean, sd)
 
 
 def _clustered(points: np.ndarray, clusterer: Any) -> np.ndarray:

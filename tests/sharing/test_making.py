@@ -136,6 +136,20 @@ def test_outliers_are_those_that_lose_most():
         torch.testing.assert_close(given[places], own[places])
 
 
+@pytest.mark.parametrize("num_refinements", [0, 20])
+def test_outliers_do_not_move_entries(num_refinements):
+    moments = posterior()
+    book = make_codebook(LAYOUT, moments, 4, outliers=0.05, num_refinements=num_refinements)
+    shared = torch.ones(440, dtype=torch.bool)
+    shared[book.outliers.places] = False
+    for entry in range(book.tables[0][1]):
+        own = shared[:400] & (book.index[:400] == entry)
+        mean, sd = moments.mean[:400][own].double(), moments.sd[:400][own].double()
+        weights = sd**-2 if num_refinements else torch.ones_like(sd)
+        expected = float((weights * mean).sum() / weights.sum())
+        assert float(book.unit[0] * book.loc[entry]) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
 def test_outliers_by_mahalanobis_distance():
     layout = Layout([("w", torch.Size([200]))])
     moments = posterior(layout)
