@@ -67,8 +67,7 @@ def matching_null(
     """
     if not symmetry.axes:
         raise ValueError("symmetry: expected one with an axis, got none")
-    if missing := sorted(symmetry.tensors.keys() - template.keys()):
-        raise ValueError(f"template: expected {sorted(symmetry.tensors)}, {missing} missing")
+    _check_names("template", template, symmetry)
     template = {name: template[name].detach().cpu() for name in symmetry.tensors}
     generator = torch.Generator().manual_seed(seed)
     samples: dict[str, Tensor] = {}
@@ -129,8 +128,9 @@ def transpositions_along(
         sample to the other is added to the first in another order of each tensor's entries.
     :param int seed: of that order.
     :return: by axis, numbers ``[S - lag]``.
-    :raises ValueError: if there are no more samples than the lag.
+    :raises ValueError: if there are no more samples than the lag, or a tensor is missing.
     """
+    _check_names("samples", samples, symmetry)
     count = min(len(value) for value in samples.values())
     if not 0 < lag < count:
         raise ValueError(f"lag: expected 1 to {count - 1}, got {lag}")
@@ -150,6 +150,11 @@ def transpositions_along(
         for axis, order in match.permutation.permutations.items():
             found[axis].append(num_transpositions(order))
     return {axis: torch.stack(counts) for axis, counts in found.items()}
+
+
+def _check_names(argument: str, tensors: Tensors, symmetry: Symmetry) -> None:
+    if missing := sorted(symmetry.tensors.keys() - tensors.keys()):
+        raise ValueError(f"{argument}: expected {sorted(symmetry.tensors)}, {missing} missing")
 
 
 def _shuffled(change: Tensor, generator: torch.Generator) -> Tensor:

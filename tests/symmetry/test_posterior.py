@@ -22,6 +22,7 @@ from pyro_groupprior.symmetry import (
     matching_null,
     permute_draws,
     posterior_symmetry,
+    transpositions_along,
 )
 from pyro_groupprior.symmetry.spec import Permutation
 
@@ -278,3 +279,5 @@ def test_one_frame_by_likelihood_and_in_any_precision() -> None:
     template.pop("0.bias")
     with pytest.raises(ValueError, match=r"0\.bias.* missing"):
         matching_null(template, symmetry)
+    with pytest.raises(ValueError, match=r"samples: expected .*0\.bias.* missing"):
+        transpositions_along({name: value[None] for name, value in template.items()}, symmetry)
