@@ -219,7 +219,8 @@ class _Run:
         self.divergences = divergences
         # All at once: wherever it is interrupted, draws are those up to where the chain stands.
         kept = draw if self.moves is None else {**draw, **self.moves.draw()}
-        self.kept.append({"draw": kept, "stats": stats, "standing": self._standing(params)})
+        standing = None if self.files is None else self._standing(params)
+        self.kept.append({"draw": kept, "stats": stats, "standing": standing})
         if len(self.kept) > 1:
             self.kept[-2]["standing"] = None
         return params

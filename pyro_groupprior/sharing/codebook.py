@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..layout import Layout
 
+LEVELS = 15  # make_codebook's shares of a blended weight's first entry are multiples of 1 / LEVELS
+
 
 class Blend(NamedTuple):
     """
@@ -151,8 +153,7 @@ class Codebook:
 
     def units(self) -> Tensor:
         """The unit of every weight, ``[W]``."""
-        sizes = torch.tensor([entry.size for entry in self.layout], device=self.unit.device)
-        return self.unit.repeat_interleave(sizes)
+        return units_of(self.layout, self.unit)
 
     def gather(self, entries: Tensor, own: Tensor) -> Tensor:
         """
@@ -232,6 +233,12 @@ class Codebook:
             f"Codebook(num_weights={self.num_weights}, num_entries={self.num_entries}, "
             f"blended={len(self.blend.places)}, outliers={len(self.outliers.places)})"
         )
+
+
+def units_of(layout: Layout, unit: Tensor) -> Tensor:
+    """The unit of every weight, ``[W]``, from those of the tensors, ``[T]``."""
+    sizes = torch.tensor([entry.size for entry in layout], device=unit.device)
+    return unit.repeat_interleave(sizes)
 
 
 def _check_tables(codebook: Codebook) -> None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,6 @@ def load_codebook(path: str | Path) -> tuple[Codebook, dict[str, Tensor]]:
 #: What comes of data that are not what they say.
 _WRONG: tuple[type[Exception], ...] = (
     ValueError, TypeError, KeyError, IndexError, AssertionError, OverflowError, RuntimeError,
-    struct.error,
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from ..nn import BayesianModule
 from .files import load_codebook, save_codebook
@@ -54,14 +55,7 @@ def save_shared(
     """
     if not guide.is_set_up:
         raise RuntimeError("guide: expected one that is set up, as by a call")
-    net = cast(BayesianModule, guide.model).net
-    codebook = guide.codebook()
-    shared = {name for entry in codebook.layout for name in (entry.name, *entry.aliases)}
-    dense = {NET + k: v for k, v in net.state_dict().items() if k not in shared}
-    for name, value in guide.state_dict().items():
-        if name.rpartition(".")[2] != guide.site(guide.weights).key:
-            dense[GUIDE + name] = value
-    return save_codebook(path, codebook, dense, dtype)
+    return save_codebook(path, guide.codebook(), _rest(guide), dtype)
 
 
 def load_shared(path: str | Path, model: BayesianModule, *args: Any, **kwargs: Any) -> AutoShared:
@@ -77,23 +71,22 @@ def load_shared(path: str | Path, model: BayesianModule, *args: Any, **kwargs: A
     codebook, dense = load_codebook(path)
     guide = AutoShared(model, codebook)
     guide.setup(*args, **kwargs)
-    parts: dict[str, dict[str, Any]] = {
-        prefix: {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
-        for prefix in (NET, GUIDE)
-    }
-    key = guide.site(guide.weights).key
-    shared = {name for entry in codebook.layout for name in (entry.name, *entry.aliases)}
-    own = {
-        NET: {k: v for k, v in model.net.state_dict().items() if k not in shared},
-        GUIDE: {k: v for k, v in guide.state_dict().items() if k.rpartition(".")[2] != key},
-    }
-    for prefix, found in parts.items():
-        shapes, expected = ({k: tuple(v.shape) for k, v in d.items()} for d in (found, own[prefix]))
-        if shapes != expected:
-            raise ValueError(
-                f"path: {path} is of another model: expected {expected} in its {prefix[:-1]}, "
-                f"got {shapes}"
-            )
-    guide.load_state_dict(parts[GUIDE], strict=False)
-    model.net.load_state_dict(parts[NET], strict=False)
+    got, expected = ({k: tuple(v.shape) for k, v in d.items()} for d in (dense, _rest(guide)))
+    if got != expected:
+        raise ValueError(f"path: {path} is of another model: expected {expected}, got {got}")
+    for prefix, module in ((GUIDE, guide), (NET, model.net)):
+        found = {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
+        module.load_state_dict(found, strict=False)
     return guide
+
+
+def _rest(guide: AutoShared) -> dict[str, Tensor]:
+    """What of a guide and its net is not in the codebook, by name."""
+    layout, key = guide.codebook().layout, guide.site(guide.weights).key
+    shared = {name for entry in layout for name in (entry.name, *entry.aliases)}
+    net = cast(BayesianModule, guide.model).net.state_dict()
+    own = guide.state_dict()
+    return {
+        **{NET + name: value for name, value in net.items() if name not in shared},
+        **{GUIDE + name: v for name, v in own.items() if name.rpartition(".")[2] != key},
+    }

@@ -19,12 +19,11 @@ from ..clustering import BinnedGaussianMixture
 from ..comparison import WeightMoments
 from ..layout import Entry, Layout
 from ..mcmc.frame import check_counts
-from .codebook import Blend, Codebook, Outliers
+from .codebook import LEVELS, Blend, Codebook, Outliers, units_of
 from .nearest import blended, centres, divergence, moments_of_members, nearest
 from .outliers import highest, outlier_scores
 
 SCOPES = ("tensor", "layer", "global")
-LEVELS = 15  # a blended weight's share of its first entry is a multiple of 1 / LEVELS
 MOST_GAIN = 4  # times as many weights as are to be blended are looked at: those that lose most
 SAMPLE = 20_000  # weights of a mixture by which its entries are found
 FEW = 2_000  # of which it is looked whether they differ
@@ -94,8 +93,8 @@ def make_codebook(
     unit = torch.stack([_unit(moments, keep, entry) for entry in layout])
     zero = unit.new_zeros(0 if bool(keep.all()) else 1)  # the entry of pruned weights
     index = torch.zeros(len(keep), dtype=torch.int32, device=keep.device)
-    plain = Codebook(layout, unit, unit.new_zeros(1), unit.new_zeros(1), index)
-    mean, sd = moments.mean / plain.units(), moments.sd / plain.units()
+    units = units_of(layout, unit)
+    mean, sd = moments.mean / units, moments.sd / units
     locs, scales, ranges = [zero], [zero], [(len(zero), len(zero))]
     for members in tables:
         where = slice(members[0].start, members[-1].stop)

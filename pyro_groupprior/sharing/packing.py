@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..layout import Entry, Layout
-from .codebook import Blend, Codebook, Outliers
+from ..layout import Layout
+from .codebook import LEVELS, Blend, Codebook, Outliers
 from .coding import Decoder, Encoder
-from .making import LEVELS
 
 MOST_PER_BYTE = 4096  # weights: a small file is not to ask for a large memory
 
@@ -104,14 +103,11 @@ def bits_a_weight(codebook: Codebook) -> dict[str, float]:
     """
     found = {}
     for entry in codebook.layout:
-        _, _, sizes = pack(codebook.select(entry.name), "<f4")
-        own = 64 * int(_inside(codebook.outliers.places, entry).sum())
+        one = codebook.select(entry.name)
+        _, _, sizes = pack(one, "<f4")
+        own = 64 * len(one.outliers.places)
         found[entry.name] = (8 * sum(sizes.values()) + own) / max(entry.size, 1)
     return found
-
-
-def _inside(places: Tensor, entry: Entry) -> Tensor:
-    return (places >= entry.start) & (places < entry.stop)
 
 
 def unpack(notes: Any, arrays: dict[str, np.ndarray], num_bytes: int) -> Codebook:
