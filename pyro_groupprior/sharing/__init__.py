@@ -3,29 +3,7 @@
 
 """Posteriors in which many weights share a few normals (stochastic weight sharing)."""
 
-from .codebook import Blend, Codebook, Outliers
-from .files import load_codebook, save_codebook
-from .guide import AutoShared, with_pruned_group
-from .guide_files import load_shared, save_shared
-from .making import make_codebook
-from .merging import merge_codebook, merge_while
-from .module import SharedModule, load_module
-from .packing import bits_a_weight
+import lazy_loader
 
-__all__ = [
-    "AutoShared",
-    "Blend",
-    "Codebook",
-    "Outliers",
-    "SharedModule",
-    "bits_a_weight",
-    "load_codebook",
-    "load_module",
-    "load_shared",
-    "make_codebook",
-    "merge_codebook",
-    "merge_while",
-    "save_codebook",
-    "save_shared",
-    "with_pruned_group",
-]
+# As in the package's own: loading a module needs torch alone.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

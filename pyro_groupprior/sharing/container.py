@@ -39,6 +39,19 @@ def write_container(path: str | Path, notes: Any, arrays: Mapping[str, np.ndarra
     :raises TypeError: if an array has a dtype that is none of :data:`DTYPES`.
     :raises OSError: if the disk is full or the folder is not there.
     """
+    content, length = container_content(notes, arrays)
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+    return length
+
+
+def container_content(notes: Any, arrays: Mapping[str, np.ndarray]) -> tuple[bytes, int]:
+    """
+    What :func:`write_container` writes.
+
+    :return: the file, and the length of its header.
+    :raises TypeError: if an array has a dtype that is none of :data:`DTYPES`.
+    """
     parts, listed = [], []
     for name, array in arrays.items():
         array = np.asarray(array, order="C")
@@ -49,9 +62,7 @@ def write_container(path: str | Path, notes: Any, arrays: Mapping[str, np.ndarra
         parts.append(array.astype(dtype).tobytes())
     header = zlib.compress(json.dumps([notes, listed], separators=(",", ":")).encode(), 9)
     body = b"".join([FIXED.pack(MAGIC, VERSION, len(header)), header, *parts])
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(body + hashlib.sha256(body).digest()[:CHECKSUM])
-    return FIXED.size + len(header)
+    return body + hashlib.sha256(body).digest()[:CHECKSUM], FIXED.size + len(header)
 
 
 def read_container(path: str | Path) -> tuple[Any, dict[str, np.ndarray], int]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .codebook import Codebook
-from .container import CHECKSUM, read_container, write_container
+from .container import CHECKSUM, container_content, read_container, write_container
 from .packing import pack, unpack
 
 DENSE = "dense."
@@ -56,10 +56,7 @@ def save_codebook(
     :raises ValueError: if ``dtype`` is another, or a number does not fit in it.
     :raises TypeError: if a dense tensor has a dtype that cannot be saved.
     """
-    kinds = {torch.float32: "<f4", torch.float16: "<f2"}
-    if dtype not in kinds:
-        raise ValueError(f"dtype: expected torch.float32 or torch.float16, got {dtype}")
-    notes, arrays, sizes = pack(codebook, kinds[dtype])
+    notes, arrays, sizes = pack(codebook, _kind(dtype))
     for name in ("loc", "scale", "outlier_loc", "outlier_scale"):
         numbers = arrays.get(name, np.zeros(0))
         lost = name.endswith("scale") and bool(((numbers == 0) & (_wide(codebook, name) > 0)).any())
@@ -76,6 +73,12 @@ def save_codebook(
     sizes["dense"] = sum(size for name, size in nbytes.items() if name.startswith(DENSE))
     sizes["checksum"] = CHECKSUM
     return sizes
+
+
+def content_size(codebook: Codebook, dtype: torch.dtype) -> int:
+    """The bytes of a file that holds nothing but the codebook."""
+    notes, arrays, _ = pack(codebook, _kind(dtype))
+    return len(container_content(notes, arrays)[0])
 
 
 def load_codebook(path: str | Path) -> tuple[Codebook, dict[str, Tensor]]:
@@ -102,6 +105,13 @@ def load_codebook(path: str | Path) -> tuple[Codebook, dict[str, Tensor]]:
 _WRONG: tuple[type[Exception], ...] = (
     ValueError, TypeError, KeyError, IndexError, AssertionError, OverflowError, RuntimeError,
 )  # fmt: skip
+
+
+def _kind(dtype: torch.dtype) -> str:
+    kinds = {torch.float32: "<f4", torch.float16: "<f2"}
+    if dtype not in kinds:
+        raise ValueError(f"dtype: expected torch.float32 or torch.float16, got {dtype}")
+    return kinds[dtype]
 
 
 def _wide(codebook: Codebook, name: str) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..assignment import Assignment
 from ..digest import digest
-from ..guides import AutoMeanField
+from ..guides import AutoMeanField, ParameterMove
 from ..guides.draws import mean_and_sd
 from ..guides.initialization import init_to_weights
 from ..guides.latent import LatentSite, inverse_softplus
@@ -90,11 +90,14 @@ class AutoShared(AutoMeanField):
             raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
         if not model.centered:
             raise ValueError("model: expected one with centered=True, whose weights are latent")
+        self.weights = model.site
+        self._take(codebook)
+
+    def _take(self, codebook: Codebook) -> None:
+        model = cast(BayesianModule, self.model)
         expected = [(entry.name, entry.shape) for entry in model.layout]
         if [(entry.name, entry.shape) for entry in codebook.layout] != expected:
             raise ValueError("codebook: expected one for the model's weights, got another's")
-        self.weights = model.site
-        self._codebook = codebook
         kept = codebook.kept
         read = torch.ones_like(kept) if model.mask is None else model.mask.to(kept.device)
         if bool((read & ~kept).any()):
@@ -103,6 +106,7 @@ class AutoShared(AutoMeanField):
                 "take prune_model(model, codebook.kept)"
             )
         live = torch.cat([codebook.scale, codebook.outliers.scale]) > 0
+        self._codebook = codebook
         self._live = nn.Buffer(live, persistent=False)
         self._units = nn.Buffer(codebook.units(), persistent=False)
         self._kept = nn.Buffer(kept, persistent=False)
@@ -112,8 +116,11 @@ class AutoShared(AutoMeanField):
         if site.name != self.weights:
             super()._add_site(site, node)
             return
-        book = self._codebook
         self.to(node["value"].device)
+        self._make_parameters(site)
+
+    def _make_parameters(self, site: LatentSite) -> None:
+        book = self._codebook
         loc = torch.cat([book.loc, book.outliers.loc]).to(self._live.device)
         scale = torch.cat([book.scale, book.outliers.scale]).to(loc)
         self.locs[site.key] = nn.Parameter(loc)
@@ -143,6 +150,29 @@ class AutoShared(AutoMeanField):
         return self._codebook.with_numbers(
             loc[:number], scale[:number], loc[number:], scale[number:]
         )
+
+    @torch.no_grad()
+    def replace_codebook(self, codebook: Codebook) -> list[ParameterMove]:
+        """
+        Share the weights' numbers in another way, as after a merger; all else stays as it is. In
+        :class:`~pyro_groupprior.PhasedSVI` leave it to :class:`MergeEntries`, which tells the
+        optimizer too.
+
+        :param Codebook codebook: of the same weights.
+        :return: what moved where: each new entry comes from an old one whose weights it has.
+        :raises ValueError: if the codebook is for other weights or has pruned others; nothing has
+            changed then.
+        """
+        self._require_setup()
+        site, before = self.site(self.weights), self._codebook
+        blocks = (self.locs, self.unconstrained_scales)
+        old = [block[site.key] for block in blocks]
+        self._take(codebook)
+        self.to(old[0].device)
+        self._make_parameters(site)
+        source = _sources(before, codebook).to(old[0].device)
+        new = [block[site.key] for block in blocks]
+        return [ParameterMove(one, other, source) for one, other in zip(old, new, strict=True)]
 
     @property
     def structure(self) -> str:
@@ -176,3 +206,19 @@ class AutoShared(AutoMeanField):
         wide = torch.where(used, scale, torch.where(self._live, old[1], 1.0))
         self.locs[site.key].copy_(torch.where(used, loc, old[0]))
         self.unconstrained_scales[site.key].copy_(inverse_softplus(wide))
+
+
+def _sources(old: Codebook, new: Codebook) -> Tensor:
+    """Row of an old codebook's numbers that each of a new one's continues, or -1."""
+
+    def rows(book: Codebook) -> Tensor:
+        index, places = book.index.long().cpu().clone(), book.outliers.places.cpu()
+        index[places] = book.num_entries + torch.arange(len(places))
+        return index
+
+    before, after = rows(old), rows(new)
+    source = torch.full((new.num_entries + len(new.outliers.places),), -1)
+    # The last to write wins: weights of those with most of them.
+    order = before.bincount()[before].argsort()
+    source[after[order]] = before[order]
+    return source

@@ -12,6 +12,7 @@ import torch
 
 from ..clustering import merge_components
 from .codebook import Blend, Codebook
+from .files import content_size
 
 STEPS = 12  # of the search for a distance
 
@@ -96,14 +97,48 @@ def merge_while(codebook: Codebook, holds: Callable[[Codebook], bool]) -> Codebo
         must do with more.
     :return: the codebook as it was, if no merger will do.
     """
+    return _search(codebook, holds)[0]
+
+
+def merge_to_size(
+    codebook: Codebook, num_bytes: int, dtype: torch.dtype = torch.float32
+) -> Codebook:
+    """
+    Merge entries until a file of the codebook (:func:`save_codebook`) has no more than so many
+    bytes, and no further.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.sharing import make_codebook, merge_to_size, save_codebook
+        >>> moments = WeightMoments(torch.randn(1000), torch.full((1000,), 0.3))
+        >>> codebook = make_codebook(Layout([("w", torch.Size([1000]))]), moments, 16)
+        >>> merge_to_size(codebook, 600).num_entries < codebook.num_entries
+        True
+
+    :param int num_bytes: without dense tensors, which are saved as they are.
+    :param dtype: of the file's numbers, see :func:`save_codebook`.
+    :raises ValueError: if a single entry for each table takes more.
+    """
+    if content_size(codebook, dtype) <= num_bytes:
+        return codebook
+    merged = _search(codebook, lambda merged: content_size(merged, dtype) > num_bytes)[1]
+    least = content_size(merged, dtype)
+    if least > num_bytes:
+        raise ValueError(f"num_bytes: expected at least {least}, got {num_bytes}")
+    return merged
+
+
+def _search(codebook: Codebook, holds: Callable[[Codebook], bool]) -> tuple[Codebook, Codebook]:
+    """The codebook with the fewest entries for which something holds, and the next after that."""
     reach = float(codebook.loc.max() - codebook.loc.min() + codebook.scale.max())
     least, most = 0.0, max(reach, torch.finfo(torch.float).tiny)
-    best = codebook
+    best, beyond = codebook, merge_codebook(codebook, max_distance=most)
     for _ in range(STEPS):
         middle = (least + most) / 2
         merged = merge_codebook(codebook, max_distance=middle)
         if holds(merged):
             best, least = merged, middle
         else:
-            most = middle
-    return best
+            beyond, most = merged, middle
+    return best, beyond

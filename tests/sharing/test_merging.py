@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_groupprior import Layout
-from pyro_groupprior.sharing import Blend, Codebook, merge_codebook, merge_while
+from pyro_groupprior.sharing import (
+    Blend,
+    Codebook,
+    merge_codebook,
+    merge_to_size,
+    merge_while,
+    save_codebook,
+)
 
 
 def random_codebook(seed, num_entries=9, num_weights=200):
@@ -72,6 +79,24 @@ def test_merges_while_something_holds():
     every = (merge_codebook(book, max_distance=0.002 * step).num_entries for step in range(2000))
     assert merged.num_entries == min(number for number in every if number >= 4)
     assert merge_while(book, lambda found: False) is book
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_merges_as_far_as_a_number_of_bytes_asks_for(tmp_path, dtype):
+    book = random_codebook(1, 40, 2000)
+    sizes = {}
+    for num_bytes in (1500, 1200, 900):
+        merged = merge_to_size(book, num_bytes, dtype)
+        save_codebook(tmp_path / "book", merged, dtype=dtype)
+        sizes[merged.num_entries] = (tmp_path / "book").stat().st_size
+        assert sizes[merged.num_entries] <= num_bytes
+        more = merge_codebook(book, num_entries=merged.num_entries + 1)
+        save_codebook(tmp_path / "more", more, dtype=dtype)
+        assert (tmp_path / "more").stat().st_size > num_bytes
+    assert len(sizes) == 3
+    assert merge_to_size(book, 10**6, dtype) is book
+    with pytest.raises(ValueError, match=r"num_bytes: expected at least \d+, got 10"):
+        merge_to_size(book, 10, dtype)
 
 
 def test_refuses_no_criterion():

@@ -1,0 +1,196 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Plain nets in few bytes: pruned, shared by k-means, or in eight bits (Han et al. 2016).
+
+Files are written and read by the package's own container and range coder, so that they differ from
+those of shared posteriors only in what is in them.
+"""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+
+from benchmarks.images import Rows
+from pyro_groupprior import Layout
+from pyro_groupprior.sharing import Codebook
+from pyro_groupprior.sharing.container import read_container, write_container
+from pyro_groupprior.sharing.packing import pack, unpack
+
+Masks = dict[str, Tensor]
+
+
+def train(
+    net: nn.Module, loader: Iterable[Rows], epochs: int, lr: float, masks: Masks | None = None
+) -> None:
+    """Train by Adam with weight decay, at a rate that falls to zero; pruned weights stay at 0."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
+    steps = epochs * len(loader)  # type: ignore[arg-type]
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    parameters = dict(net.named_parameters())
+    net.train()
+    for _ in range(epochs):
+        for x, y in loader:
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            schedule.step()
+            for name, mask in (masks or {}).items():
+                parameters[name].data.mul_(mask)
+    net.eval()
+
+
+def magnitude_masks(net: nn.Module, share: float) -> Masks:
+    """Keep the largest weights, and all biases.
+
+    Layers are pruned by the standard deviations of their weights, as in Deep Compression: one
+    threshold, in these units, for all.
+    """
+    scaled = {n: p.abs() / p[p != 0].std() for n, p in _matrices(net).items()}
+    every = torch.cat([value.flatten() for value in scaled.values()])
+    threshold = every.topk(round(share * len(every))).values[-1]
+    return {n: value >= threshold for n, value in scaled.items()}
+
+
+def prune(
+    net: nn.Module, shares: Iterable[float], loader: Iterable[Rows], epochs: int, lr: float
+) -> nn.Module:
+    """Prune a copy of the net to one share after the other, and train it after each."""
+    net = copy.deepcopy(net)
+    for share in shares:
+        masks = magnitude_masks(net, share)
+        for name, mask in masks.items():
+            net.get_parameter(name).data.mul_(mask)
+        train(net, loader, epochs, lr, masks)
+    return net
+
+
+def quantise(
+    net: nn.Module, clusters: int, loader: Iterable[Rows], epochs: int, lr: float
+) -> nn.Module:
+    """Share values by k-means in each tensor of weights, linearly started, and train these further.
+
+    Zeros stay; other parameters are trained as they are. The gradient of a value is the sum of
+    those of its weights.
+    """
+    net = copy.deepcopy(net)
+    labels: dict[str, Tensor] = {}
+    values: list[nn.Parameter] = []
+    for name, weight in _matrices(net).items():
+        kept = weight != 0
+        points = weight[kept]
+        number = min(clusters, len(points.unique()))
+        start = torch.linspace(float(points.min()), float(points.max()), number)
+        found = KMeans(number, init=start[:, None].numpy(), n_init=1).fit(points[:, None].numpy())
+        labels[name] = torch.full(weight.shape, -1)
+        labels[name][kept] = torch.as_tensor(found.labels_).long()
+        values.append(nn.Parameter(torch.as_tensor(found.cluster_centers_[:, 0]).float()))
+    own = [p for n, p in net.named_parameters() if n not in labels]
+    optimizer = torch.optim.Adam([*values, *own], lr=lr)
+    net.train()
+    for epoch in range(epochs + 1):
+        for x, y in loader if epoch < epochs else ():
+            _put(net, labels, values)
+            optimizer.zero_grad()
+            net.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            for (name, label), value in zip(labels.items(), values, strict=True):
+                gradient = net.get_parameter(name).grad
+                assert gradient is not None
+                kept = label >= 0
+                value.grad = torch.bincount(label[kept], gradient[kept], len(value)).to(value)
+            optimizer.step()
+    _put(net, labels, values)
+    return net.eval()
+
+
+def _put(net: nn.Module, labels: dict[str, Tensor], values: list[nn.Parameter]) -> None:
+    for (name, label), value in zip(labels.items(), values, strict=True):
+        found = torch.where(label >= 0, value.detach()[label.clamp(min=0)], 0.0)
+        net.get_parameter(name).data.copy_(found)
+
+
+def _matrices(net: nn.Module) -> dict[str, Tensor]:
+    return {n: p.detach() for n, p in net.named_parameters() if p.dim() > 1}
+
+
+def save_values(path: Path, net: nn.Module) -> dict[str, int]:
+    """Write a net whose matrices have few values, zeros apart; give the bytes of the parts."""
+    matrices = _matrices(net)
+    layout = Layout([(name, value.shape) for name, value in matrices.items()])
+    locs, index, tables, number = [torch.zeros(1)], [], [], 1
+    for weight in matrices.values():
+        flat = weight.flatten()
+        found, label = flat.unique(return_inverse=True)
+        place = torch.where(found == 0, 0, torch.cumsum(found != 0, 0) + number - 1)
+        locs.append(found[found != 0])
+        index.append(place[label].int())
+        tables.append((number, number + len(locs[-1])))
+        number += len(locs[-1])
+    loc = torch.cat(locs)
+    book = Codebook(
+        layout,
+        torch.ones(len(layout)),
+        loc,
+        (loc != 0).float(),
+        torch.cat(index),
+        tables=tuple(tables),
+    )
+    notes, arrays, sizes = pack(book, "<f2")
+    del arrays["unit"], arrays["scale"]
+    arrays |= {f"dense.{name}": value for name, value in _rest(net, np.float16).items()}
+    sizes["header"] = write_container(path, notes, arrays)
+    return sizes
+
+
+def load_values(path: Path, net: nn.Module) -> nn.Module:
+    """Rebuild the net that ``save_values`` has written."""
+    notes, arrays, num_bytes = read_container(path)
+    dense = {k: arrays.pop(k) for k in list(arrays) if k.startswith("dense.")}
+    arrays["unit"] = np.ones(len(notes["layout"]), "<f4")
+    arrays["scale"] = (arrays["loc"] != 0).astype("<f2")
+    book = unpack(notes, arrays, num_bytes)
+    return _rebuilt(net, book.layout.unpack(book.moments()[0]), dense)
+
+
+def save_int8(path: Path, net: nn.Module) -> None:
+    """Write each row of a matrix in whole numbers from -127 to 127, times a scale."""
+    arrays = {f"dense.{name}": value for name, value in _rest(net, np.float32).items()}
+    for name, weight in _matrices(net).items():
+        rows = weight.flatten(1)
+        scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+        arrays[f"int8.{name}"] = ((rows / scale).round() + 127).to(torch.uint8).numpy()
+        arrays[f"scale.{name}"] = scale.numpy()
+    write_container(path, {}, arrays)
+
+
+def load_int8(path: Path, net: nn.Module) -> nn.Module:
+    """Rebuild the net that ``save_int8`` has written."""
+    _, arrays, _ = read_container(path)
+    dense = {k: v for k, v in arrays.items() if k.startswith("dense.")}
+    weights = {
+        name: torch.as_tensor((arrays[f"int8.{name}"] - 127.0) * arrays[f"scale.{name}"])
+        .float()
+        .view_as(value)
+        for name, value in _matrices(net).items()
+    }
+    return _rebuilt(net, weights, dense)
+
+
+def _rest(net: nn.Module, dtype: type) -> dict[str, np.ndarray]:
+    matrices = _matrices(net)
+    state = {n: v.numpy() for n, v in net.state_dict().items() if n not in matrices}
+    return {n: v.astype(dtype) if v.dtype == np.float32 else v for n, v in state.items()}
+
+
+def _rebuilt(net: nn.Module, weights: dict[str, Tensor], dense: dict[str, np.ndarray]) -> nn.Module:
+    net = copy.deepcopy(net)
+    rest = {k.removeprefix("dense."): torch.as_tensor(v.copy()) for k, v in dense.items()}
+    net.load_state_dict(weights | rest)
+    return net.eval()

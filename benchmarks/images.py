@@ -1,0 +1,62 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Minibatches of images, and the nets that are compressed."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import datasets
+
+BATCH, VALIDATION, SHIFT = 128, 5_000, 4
+Rows = tuple[Tensor, Tensor]
+
+
+class Loader:
+    """Pass over the rows in another order each time.
+
+    :param Rows data: Images ``[N, C, H, W]`` and their classes.
+    :param int seed: Of the orders.
+    :param bool augment: Whether images are shifted and mirrored at random.
+    """
+
+    def __init__(self, data: Rows, seed: int = 0, augment: bool = False) -> None:
+        self.data, self.augment = data, augment
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return -(-len(self.data[1]) // BATCH)
+
+    def __iter__(self) -> Iterator[Rows]:
+        x, y = self.data
+        for rows in torch.randperm(len(y), generator=self.generator).split(BATCH):
+            yield (self._moved(x[rows]) if self.augment else x[rows]), y[rows]
+
+    def _moved(self, x: Tensor) -> Tensor:
+        size, number = x.shape[-1], len(x)
+        x = F.pad(x, [SHIFT] * 4)
+        first = torch.randint(2 * SHIFT + 1, (2, number, 1), generator=self.generator)
+        rows, columns = first + torch.arange(size)
+        mirrored = torch.rand(number, 1, generator=self.generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+        image = torch.arange(number)[:, None, None]
+        return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def fashion() -> tuple[Rows, Rows, Rows]:
+    """Take Fashion-MNIST's rows to train on, those to choose by, and the official test rows."""
+    x, y, new_x, new_y = datasets.fashion_whole()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    train, chosen_by = order[:-VALIDATION], order[-VALIDATION:]
+    return (x[train], y[train]), (x[chosen_by], y[chosen_by]), (new_x, new_y)
+
+
+def lenet() -> nn.Sequential:
+    """Build LeNet-5 as Caffe has it: 431,080 weights."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10),
+    )  # fmt: skip

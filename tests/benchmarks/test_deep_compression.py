@@ -1,0 +1,86 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The plain nets that shared posteriors are held against."""
+
+import torch
+from torch import nn
+
+from benchmarks import deep_compression as plain
+from benchmarks.images import Loader
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 4)
+    )
+
+
+def rows(number=512):
+    torch.manual_seed(1)
+    x = torch.randn(number, 1, 8, 8)
+    return x, (x[:, 0, :4].mean((1, 2)) > 0).long() + 2 * (x[:, 0, 4:].mean((1, 2)) > 0).long()
+
+
+def accuracy(model, data):
+    with torch.no_grad():
+        return float((model(data[0]).argmax(1) == data[1]).float().mean())
+
+
+def test_pruned_and_shared_nets_keep_their_zeros_and_come_back_from_their_files(tmp_path):
+    data, trained = rows(), net()
+    plain.train(trained, Loader(data), 20, 1e-2)
+    assert accuracy(trained, data) > 0.9
+    pruned = plain.prune(trained, [0.6, 0.4], Loader(data), 5, 1e-2)
+    matrices = [p for p in pruned.parameters() if p.dim() > 1]
+    kept = sum(int((p != 0).sum()) for p in matrices)
+    assert kept == round(0.4 * sum(p.numel() for p in matrices))
+    assert accuracy(pruned, data) > 0.8
+    shared = plain.quantise(pruned, 8, Loader(data), 2, 1e-3)
+    for before, after in zip(pruned.parameters(), shared.parameters(), strict=True):
+        if before.dim() > 1:
+            assert torch.equal(before != 0, after != 0)
+            assert len(after[after != 0].unique()) <= 8
+    sizes = plain.save_values(tmp_path / "values", shared)
+    again = plain.load_values(tmp_path / "values", net())
+    for before, after in zip(
+        shared.state_dict().values(), again.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(before, after, atol=2e-3, rtol=2e-3)
+        assert not bool((after[before == 0] != 0).any())
+    size = (tmp_path / "values").stat().st_size
+    assert sizes["index"] < size < 1200
+
+
+def test_values_without_zeros_come_back_too(tmp_path):
+    shared = plain.quantise(net(), 16, Loader(rows()), 0, 1e-3)
+    plain.save_values(tmp_path / "values", shared)
+    again = plain.load_values(tmp_path / "values", net())
+    torch.testing.assert_close(again[4].weight, shared[4].weight, atol=1e-3, rtol=1e-3)
+    # Each value is the mean of its weights.
+    first, own = shared[4].weight.flatten(), net()[4].weight.flatten()
+    for value in first.unique():
+        torch.testing.assert_close(own[first == value].mean(), value, atol=1e-3, rtol=1e-2)
+
+
+def test_eight_bits(tmp_path):
+    plain.save_int8(tmp_path / "int8", net())
+    again = plain.load_int8(tmp_path / "int8", net())
+    for before, after in zip(net().parameters(), again.parameters(), strict=True):
+        if before.dim() > 1:
+            bound = before.flatten(1).abs().amax(1) / 254
+            assert bool(((before - after).flatten(1).abs().amax(1) <= bound * 1.001).all())
+        else:
+            assert torch.equal(before, after)
+
+
+def test_images_are_shifted_and_mirrored_whole():
+    x = torch.zeros(64, 2, 12, 12)
+    x[:, 0, 5, 6], x[:, 1, 5, 6] = 1.0, 2.0
+    moved = next(iter(Loader((x, torch.zeros(64).long()), augment=True)))[0]
+    assert moved.shape == x.shape
+    assert torch.equal(moved[:, 0].sum((1, 2)), torch.ones(64))
+    torch.testing.assert_close(moved[:, 1], 2 * moved[:, 0])
+    places = moved[:, 0].flatten(1).argmax(1)
+    assert len(places.unique()) > 20
