@@ -22,6 +22,7 @@ from . import (
 )
 from .assignment import Assignment
 from .assignment_buffer import AssignmentBuffer
+from .batch_norm import update_bn
 from .clustering import (
     BinnedGaussianMixture,
     CorrelationClustering,
@@ -139,5 +140,6 @@ __all__ = [
     "sharing",
     "svi",
     "symmetry",
+    "update_bn",
     "weight_posteriors",
 ]
