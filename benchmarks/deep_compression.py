@@ -49,13 +49,13 @@ def train(
 def magnitude_masks(net: nn.Module, share: float) -> Masks:
     """Keep the largest weights, and all biases.
 
-    Layers are pruned by the standard deviations of their weights, as in Deep Compression: one
-    threshold, in these units, for all.
+    One threshold holds for all layers; in units of each layer's deviation, LeNet-5 loses half a
+    point more at a tenth of the weights.
     """
-    scaled = {n: p.abs() / p[p != 0].std() for n, p in _matrices(net).items()}
-    every = torch.cat([value.flatten() for value in scaled.values()])
+    matrices = _matrices(net)
+    every = torch.cat([weight.flatten().abs() for weight in matrices.values()])
     threshold = every.topk(round(share * len(every))).values[-1]
-    return {n: value >= threshold for n, value in scaled.items()}
+    return {name: weight.abs() >= threshold for name, weight in matrices.items()}
 
 
 def prune(

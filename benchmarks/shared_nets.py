@@ -1,0 +1,181 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From a plain trained net to a shared posterior in a file, and what each step gives."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+import pyro_groupprior as pgp
+from benchmarks.images import Loader
+from pyro_groupprior.comparison import weight_moments
+from pyro_groupprior.pruning import GradualPruning
+from pyro_groupprior.sharing import (
+    AutoShared,
+    MergeEntries,
+    load_module,
+    make_codebook,
+    save_shared,
+    with_pruned_group,
+)
+
+DRAWS, AT_ONCE = 20, 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a posterior is trained.
+
+    :param float temperature: Of the posterior: each row counts for ``1 / temperature`` of them.
+    :param int dense: Epochs before weights are pruned.
+    :param int pruning: Epochs in which they are.
+    :param int after: Epochs after that.
+    :param float rate: Learning rate at first; it falls to zero.
+    :param float width: First standard deviations, in units of the weights' base scale.
+    :param prior: ``"layer"`` for a learned prior by layer, ``"fixed"``.
+    """
+
+    temperature: float
+    dense: int
+    pruning: int
+    after: int
+    rate: float
+    width: float
+    prior: str = "layer"
+
+
+def untrained(
+    net: nn.Module, loader: Loader, recipe: Recipe
+) -> tuple[pgp.BayesianModule, pgp.AutoMeanField]:
+    """Make a model that can be pruned, and a guide that starts from a plain net."""
+    pyro.set_rng_seed(0)
+    fixed: dict[str, Any] = {"loc": 0.0, "scale": 1.0} if recipe.prior == "fixed" else {}
+    model = pgp.BayesianModule(
+        net,
+        pgp.likelihoods.Categorical(),
+        num_data=round(len(loader.data[1]) / recipe.temperature),
+        grouping="layer",
+        **fixed,
+    )
+    guide = pgp.AutoMeanField(model, local_reparam=True, init_scale=recipe.width)
+    guide.setup(*(part[:2] for part in loader.data))
+    model.mask = torch.ones_like(model.base_scale, dtype=torch.bool)
+    return model, guide
+
+
+def train_posterior(
+    model: pgp.BayesianModule, guide: Any, loader: Loader, share: float, recipe: Recipe
+) -> None:
+    """Train a posterior, and prune all but a share of its weights meanwhile."""
+    pruning = GradualPruning(model, share, recipe.pruning, start=recipe.dense)
+    epochs = recipe.dense + recipe.pruning + recipe.after
+    _train(model, guide, loader, epochs, recipe.rate, [pruning] if share < 1 else [])
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How a posterior is shared.
+
+    :param int entries: Of each tensor, at first.
+    :param int merged: To how many they are merged while the guide is trained.
+    :param float outliers: Share of the weights with numbers of their own.
+    :param float blend: Share of the weights between two entries.
+    :param int epochs: Of training in shared form.
+    :param float rate: Learning rate at first; it falls to zero.
+    """
+
+    entries: int = 8
+    merged: int | None = None
+    outliers: float = 0.0
+    blend: float = 0.0
+    epochs: int = 3
+    rate: float = 1e-3
+
+
+def share(
+    model: pgp.BayesianModule, guide: Any, loader: Loader, how: Sharing
+) -> tuple[pgp.BayesianModule, AutoShared]:
+    """Share a posterior, and train it on in that form."""
+    pyro.set_rng_seed(1)
+    moments = weight_moments(model, guide)
+    book = make_codebook(
+        model.layout,
+        moments,
+        how.entries,
+        keep=model.mask,
+        outliers=how.outliers,
+        blend=how.blend,
+    )
+    model = copy.deepcopy(model)
+    model.groups.assignment = with_pruned_group(model.assignment, book.kept)
+    shared = AutoShared(model, book, local_reparam=True)
+    shared.setup(*(part[:2] for part in loader.data))
+    callbacks = [] if how.merged is None else [MergeEntries(num_entries=how.merged)]
+    if how.epochs:
+        _train(model, shared, loader, how.epochs, how.rate, callbacks)
+    return model, shared
+
+
+def _train(
+    model: pgp.BayesianModule,
+    guide: Any,
+    loader: Loader,
+    epochs: int,
+    rate: float,
+    callbacks: list[Any],
+) -> None:
+    def scheduler(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+
+    # The net is trained already: the divergence counts from the start.
+    svi = pgp.PhasedSVI(
+        model,
+        guide,
+        partial(torch.optim.Adam, lr=rate),
+        warmup=0,
+        scheduler=scheduler,
+        callbacks=callbacks,
+    )
+    svi.run(loader, epochs=epochs, progress=False)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        pgp.update_bn(model, guide, loader)
+
+
+def from_file(path: Path, guide: AutoShared, net: nn.Module) -> tuple[dict[str, int], nn.Module]:
+    """Write a shared posterior, and give the bytes of its parts and the module read from it."""
+    sizes = save_shared(path, guide, torch.float16)
+    return sizes, load_module(path, net)
+
+
+@torch.no_grad()
+def log_probs(net: Callable[..., Tensor], x: Tensor, draws: int | None = None) -> Tensor:
+    """Give log probabilities ``[N, K]``: of a plain net, or the mean over draws of a shared one."""
+    found = []
+    for rows in x.split(AT_ONCE):
+        if draws is None:
+            found.append(net(rows).log_softmax(-1))
+        else:
+            each = net(rows, num_draws=draws).log_softmax(-1)
+            found.append(each.logsumexp(0) - torch.tensor(float(draws)).log())
+    return torch.cat(found)
+
+
+def scores(log_probs: Tensor, y: Tensor) -> dict[str, float]:
+    """Give accuracy, NLL, and calibration error in 15 bins."""
+    probs = log_probs.exp().clamp(max=1 - torch.finfo(log_probs.dtype).eps)
+    ece = multiclass_calibration_error(probs, y, probs.shape[-1], n_bins=15)
+    return {
+        "accuracy": float((probs.argmax(-1) == y).float().mean()),
+        "nll": float(F.nll_loss(log_probs, y)),
+        "ece": float(ece),
+    }

@@ -1,0 +1,235 @@
+# Copyright Contributors to the pyro_groupprior project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""In how few bytes does LeNet-5 keep its accuracy, and its uncertainty?
+
+LeNet-5 as Caffe has it (431,080 weights) on Fashion-MNIST, 55,000 images to train on, 5,000 to
+choose by, 10,000 to score on. Every net is written to a file, read again, and scored as it was
+read: the plain net in single precision; in eight bits; shared by k-means, 16 values a tensor;
+Deep Compression: pruned step by step and trained after each, then shared by k-means and trained
+further, its mask and its indices by the same range coder as ours; and a shared posterior: trained
+by SVI from the plain net, pruned by |mean| / sd meanwhile, shared and trained on. "posterior" is
+the one that neither is pruned nor shared. Of ours and of Deep Compression the smallest file counts
+that loses at most half a point on the images to choose by.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import pyro_groupprior as pgp
+from benchmarks import deep_compression as plain
+from benchmarks import images, shared_nets, timing
+from benchmarks.cells import Cells
+from benchmarks.shared_nets import Recipe, Sharing
+
+FOLDER = Path.home() / ".cache" / "pyro_groupprior" / "sharing"
+SEEDS, EPOCHS, RATE, FINE, AFTER, CLUSTERS = 3, 15, 1e-3, 6, 2, 16
+DROP = 0.005
+SCORES = ("accuracy", "nll", "ece")
+#: Shares of the weights that stay: of Deep Compression, and of shared posteriors.
+PLAIN_SHARES = (0.3, 0.1, 0.05, 0.04, 0.03, 0.02)
+SHARES = (0.1, 0.05, 0.03, 0.02)
+MIDDLE = 0.03  # of the ablation
+RECIPE = Recipe(temperature=0.05, dense=5, pruning=6, after=6, rate=2e-3, width=0.3)
+SHARING = Sharing()
+ABLATION: dict[str, Sharing | Recipe] = {
+    "not trained on": replace(SHARING, epochs=0),
+    "16 entries": replace(SHARING, entries=16),
+    "16 merged to 8": replace(SHARING, entries=16, merged=8),
+    "4 entries": replace(SHARING, entries=4),
+    "outliers": replace(SHARING, outliers=0.001),
+    "blend": replace(SHARING, blend=0.005),
+    "fixed prior": replace(RECIPE, prior="fixed"),
+}
+
+
+class Study:
+    """All nets of one seed; those that take long are kept in files."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.train, self.chosen_by, self.test = images.fashion()
+
+    @property
+    def loader(self) -> images.Loader:
+        """Pass over the images to train on: each stage from the beginning, that it can be cut."""
+        return images.Loader(self.train, self.seed)
+
+    def plain(self) -> nn.Module:
+        """Train the plain net."""
+
+        def make() -> dict[str, Tensor]:
+            torch.manual_seed(self.seed)
+            net = images.lenet()
+            plain.train(net, self.loader, EPOCHS, RATE)
+            return net.state_dict()
+
+        net = images.lenet().eval()
+        net.load_state_dict(self._kept(f"plain {self.seed}", make))
+        return net
+
+    def pruned(self, share: float) -> nn.Module:
+        """Prune the plain net step by step, by magnitude."""
+        before = [larger for larger in PLAIN_SHARES if larger > share]
+
+        def make() -> dict[str, Tensor]:
+            net = self.pruned(before[-1]) if before else self.plain()
+            return plain.prune(net, [share], self.loader, FINE, RATE).state_dict()
+
+        net = images.lenet().eval()
+        net.load_state_dict(self._kept(f"pruned {share:g} {self.seed}", make))
+        return net
+
+    def posterior(
+        self, share: float, recipe: Recipe = RECIPE
+    ) -> tuple[pgp.BayesianModule, pgp.AutoMeanField]:
+        """Train a posterior, and prune it meanwhile."""
+        name = f"posterior {share:g} {' '.join(map(str, astuple(recipe)))} {self.seed}"
+        model, guide = shared_nets.untrained(self.plain(), self.loader, recipe)
+
+        def make() -> dict[str, Tensor]:
+            shared_nets.train_posterior(model, guide, self.loader, share, recipe)
+            return nn.ModuleDict({"model": model, "guide": guide}).state_dict()
+
+        nn.ModuleDict({"model": model, "guide": guide}).load_state_dict(self._kept(name, make))
+        return model, guide
+
+    def _kept(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = FOLDER / f"lenet {name}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({k: v.contiguous() for k, v in make().items()}, path)
+        return load_file(path)
+
+
+def run(study: Callable[[], Study], what: str) -> dict[str, Any]:
+    """Make, write, read and score one net."""
+    own = study()
+    path = FOLDER / f"lenet {what} {own.seed}"
+    kind, _, rest = what.partition(" ")
+    draws = None
+    found: dict[str, Any] = {}
+    if kind == "fp32":
+        save_file(own.plain().state_dict(), path)
+        net: Any = images.lenet()
+        net.load_state_dict(load_file(path))
+    elif kind == "int8":
+        plain.save_int8(path, own.plain())
+        net = plain.load_int8(path, images.lenet())
+    elif kind in ("kmeans", "deep"):
+        net = own.pruned(float(rest)) if rest else own.plain()
+        net = plain.quantise(net, CLUSTERS, own.loader, AFTER, RATE / 10)
+        found["parts"] = plain.save_values(path, net)
+        net = plain.load_values(path, images.lenet())
+    elif kind == "posterior":
+        model, guide = own.posterior(1.0)
+        pgp.save_guide(path, guide)
+        found["numbers"] = guide.num_numbers
+        net, draws = functools.partial(_drawn, model, guide), shared_nets.DRAWS
+    else:
+        how = ABLATION.get(rest.partition(" ")[2], SHARING)
+        recipe, sharing = (how, SHARING) if isinstance(how, Recipe) else (RECIPE, how)
+        model, guide = own.posterior(float(rest.partition(" ")[0]), recipe)
+        drawn = functools.partial(_drawn, model, guide)
+        before = shared_nets.log_probs(drawn, own.test[0], shared_nets.DRAWS)
+        found["before"] = shared_nets.scores(before, own.test[1])
+        _, shared = shared_nets.share(model, guide, own.loader, sharing)
+        found["parts"], net = shared_nets.from_file(path, shared, images.lenet())
+        found["numbers"], draws = shared.num_numbers, shared_nets.DRAWS
+    torch.manual_seed(own.seed)
+    for name, (x, y) in (("chosen_by", own.chosen_by), ("test", own.test)):
+        found[name] = shared_nets.scores(shared_nets.log_probs(net, x, draws), y)
+    return {"bytes": path.stat().st_size, **found}
+
+
+def _drawn(model: pgp.BayesianModule, guide: Any, x: Tensor, num_draws: int) -> Tensor:
+    return pgp.predict(model, guide, x, num_draws=num_draws).outputs
+
+
+def names() -> list[str]:
+    """List what is made for each seed."""
+    return [
+        "fp32",
+        "int8",
+        "kmeans",
+        *(f"deep {share:g}" for share in PLAIN_SHARES[1:]),
+        "posterior",
+        *(f"shared {share:g}" for share in SHARES),
+        *(f"shared {MIDDLE:g} {name}" for name in ABLATION),
+    ]
+
+
+def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
+    """Print the table, means over seeds, and give the figures of the bars."""
+    rows, means = [], {}
+    for name in names():
+        runs = [cells[key] for seed in range(SEEDS) if (key := f"{name} {seed}") in cells]
+        if not runs:
+            continue
+        mean = {key: statistics.fmean(run["test"][key] for run in runs) for key in SCORES}
+        mean |= {
+            "bytes": statistics.fmean(run["bytes"] for run in runs),
+            "numbers": statistics.fmean(run.get("numbers", 0) for run in runs),
+            "chosen_by": statistics.fmean(run["chosen_by"]["accuracy"] for run in runs),
+        }
+        means[name] = mean
+        shown = [f"{mean[key]:.4f}" for key in SCORES]
+        rows.append([name, str(len(runs)), f"{mean['bytes']:,.0f}", *shown])
+    timing.print_table("test images, means", ["net", "seeds", "bytes", *SCORES], rows)
+    if "fp32" not in means:
+        return {}
+    figures: dict[str, float] = {}
+    first = means["fp32"]
+    ours, theirs = (
+        _smallest({n: m for n, m in means.items() if n.startswith(kind)}, first["chosen_by"])
+        for kind in ("shared", "deep")
+    )
+    if ours is None:
+        return {}
+    print(f"\nchosen: {ours}; of Deep Compression: {theirs}")
+    figures = {
+        "accuracy_drop": 100 * (first["accuracy"] - means[ours]["accuracy"]),
+        "bytes": means[ours]["bytes"],
+        "nll_minus_fp32": means[ours]["nll"] - first["nll"],
+        "ece_minus_fp32": means[ours]["ece"] - first["ece"],
+    }
+    if theirs is not None:
+        figures["bytes_over_deep_compression"] = means[ours]["bytes"] / means[theirs]["bytes"]
+    if "posterior" in means:
+        figures["numbers_ratio"] = means["posterior"]["numbers"] / means[ours]["numbers"]
+    return figures
+
+
+def _smallest(means: Mapping[str, Mapping[str, float]], plain_accuracy: float) -> str | None:
+    """Name the smallest file of those that lose little on the images to choose by."""
+    good = [n for n, mean in means.items() if mean["chosen_by"] >= plain_accuracy - DROP]
+    return min(good, key=lambda name: means[name]["bytes"], default=None)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    args = timing.parse_args(__doc__)
+    first = [EPOCHS, RATE]
+    pruned = [*first, FINE, AFTER, CLUSTERS, PLAIN_SHARES]
+    ours = [*first, astuple(RECIPE)]
+    shared = [*ours, astuple(SHARING)]
+    settings = {"fp32": first, "int8": first, "kmeans": pruned, "deep": pruned}
+    cells = Cells("sharing", {**settings, "posterior": ours, "shared": shared})
+    for seed in range(0 if args.quick else SEEDS):
+        study = functools.cache(functools.partial(Study, seed))
+        for name in names():
+            cells.get(f"{name} {seed}", functools.partial(run, study, name))
+    print(f"\nall cells, by commit {cells.commits}")
+    timing.print_json(summary(cells.cells))
+
+
+if __name__ == "__main__":
+    main()
