@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.stats import norm
 
 from ..comparison import WeightMoments
 from ..sharing import Codebook, bits_a_weight
@@ -86,6 +88,109 @@ def plot_codebook(
     ax.set_xlabel("posterior mean")
     ax.set_ylabel("posterior sd")
     ax.set_title(entry.name)
+    ax.legend()
+    return ax
+
+
+def plot_densities(
+    codebook: Codebook,
+    moments: WeightMoments,
+    tensor: str | None = None,
+    ax: Axes | None = None,
+    seed: int = 0,
+) -> Axes:
+    """
+    The density of a tensor's weights, any of them and any draw: before they were shared (grey), and
+    after (black), with what each entry has of it. Pruned weights are left out; of many weights the
+    density before is that of a sample.
+
+    Example::
+
+        >>> from pyro_groupprior.comparison import WeightMoments
+        >>> from pyro_groupprior.plots import plot_densities
+        >>> from pyro_groupprior.sharing import make_codebook
+        >>> moments = WeightMoments(torch.randn(500), torch.rand(500) + 0.1)
+        >>> codebook = make_codebook(Layout([("w", torch.Size([500]))]), moments, 4)
+        >>> plot_densities(codebook, moments).get_ylabel()
+        'density'
+
+    :param Codebook codebook: what the weights share.
+    :param WeightMoments moments: of all weights, before.
+    :param str tensor: which; default: the largest.
+    :param ax: axes to draw on; default: new ones.
+    :param int seed: of the sample.
+    :return: the axes.
+    :raises ImportError: if Matplotlib is missing.
+    :raises KeyError: if there is no such tensor.
+    """
+    ax = make_axes(ax)
+    entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
+    book = codebook.select(entry.name)
+    index, kept = book.index.cpu().numpy(), book.kept.cpu().numpy()
+    mean, sd = (v[entry.slice].double().cpu().numpy() for v in (moments.mean, moments.sd))
+    after_mean, after_sd = (value.double().cpu().numpy() for value in book.moments())
+    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(kept))[:MAX_POINTS]
+    low, high = np.quantile(mean[kept], [0.001, 0.999]) + 3 * np.median(sd[kept]) * np.array(
+        [-1, 1]
+    )
+    grid = np.linspace(low, high, 400)
+    before = norm.pdf(grid, mean[chosen, None], sd[chosen, None]).mean(0)
+    ax.fill_between(grid, before, color=GREY, alpha=0.4, lw=0, label="before")
+    total, shared = np.zeros_like(grid), kept.copy()
+    apart = torch.cat([book.blend.places, book.outliers.places]).cpu().numpy()
+    shared[apart] = False
+    for number, count in zip(*np.unique(index[shared], return_counts=True), strict=True):
+        of = np.flatnonzero(shared & (index == number))[0]
+        part = count / kept.sum() * norm.pdf(grid, after_mean[of], after_sd[of])
+        ax.plot(grid, part, lw=0.8, color=COLOURS[number % len(COLOURS)])
+        total += part
+    own = apart[:MAX_POINTS]
+    if len(own):
+        part = norm.pdf(grid, after_mean[own, None], after_sd[own, None]).mean(0)
+        total += len(apart) / kept.sum() * part
+    ax.plot(grid, total, color="black", lw=1.2, label="shared")
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("weight")
+    ax.set_ylabel("density")
+    ax.set_title(entry.name)
+    ax.legend()
+    return ax
+
+
+def plot_sizes(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    score: str = "accuracy",
+    ax: Axes | None = None,
+) -> Axes:
+    """
+    A score against the bytes of files, a line for each way to make them.
+
+    Example::
+
+        >>> from pyro_groupprior.plots import plot_sizes
+        >>> plot_sizes({"shared": ([12_000, 24_000], [0.91, 0.92])}).get_xlabel()
+        'kB'
+
+    :param curves: by name, bytes and scores.
+    :param str score: what the scores are, for the label.
+    :param ax: axes to draw on; default: new ones.
+    :return: the axes.
+    :raises ImportError: if Matplotlib is missing.
+    :raises ValueError: if there are no curves.
+    """
+    if not curves:
+        raise ValueError("curves: expected at least one, got none")
+    ax = make_axes(ax)
+    for number, (name, (sizes, scores)) in enumerate(curves.items()):
+        points = sorted(zip(sizes, scores, strict=True))
+        marker, colour = "osD^v*"[number % 6], COLOURS[number % len(COLOURS)]
+        kilobytes = [size / 1000 for size, _ in points]
+        values = [value for _, value in points]
+        ax.plot(kilobytes, values, marker + "-", color=colour, ms=4, lw=1.2, label=name)
+    ax.set_xscale("log")
+    plain_numbers(ax.xaxis)
+    ax.set_xlabel("kB")
+    ax.set_ylabel(score)
     ax.legend()
     return ax
 

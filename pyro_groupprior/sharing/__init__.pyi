@@ -10,6 +10,7 @@ from .making import make_codebook
 from .merging import merge_codebook, merge_to_size, merge_while
 from .module import SharedModule, load_module
 from .packing import bits_a_weight
+from .posterior import share_posterior
 
 __all__ = [
     "AutoShared",
@@ -28,5 +29,6 @@ __all__ = [
     "merge_while",
     "save_codebook",
     "save_shared",
+    "share_posterior",
     "with_pruned_group",
 ]
