@@ -25,7 +25,7 @@ from pyro_groupprior.sharing import (
     share_posterior,
 )
 
-DRAWS, AT_ONCE = 20, 1000
+DRAWS, AT_ONCE, EVERY = 20, 1000, 50
 FAST = 10  # times the rate: deviations start far from where they belong, in their logarithm
 
 
@@ -74,7 +74,9 @@ def train_posterior(
     model: pgp.BayesianModule, guide: Any, loader: Loader, share: float, recipe: Recipe
 ) -> None:
     """Train a posterior, and prune all but a share of its weights meanwhile."""
-    pruning = GradualPruning(model, share, recipe.pruning, start=recipe.dense)
+    pruning = GradualPruning(
+        model, share, recipe.pruning * len(loader), start=recipe.dense * len(loader), every=EVERY
+    )
     epochs = recipe.dense + recipe.pruning + recipe.after
     _train(model, guide, loader, epochs, recipe.rate, [pruning] if share < 1 else [])
 

@@ -42,7 +42,7 @@ def share_posterior(
         >>> net = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1))
         >>> model = BayesianModule(net, likelihoods.Normal(), num_data=64)
         >>> guide = AutoMeanField(model)
-        >>> svi = PhasedSVI(model, guide, callbacks=[GradualPruning(model, 0.5, epochs=3)])
+        >>> svi = PhasedSVI(model, guide, callbacks=[GradualPruning(model, 0.5, steps=3)])
         >>> history = svi.run([(x, y)], epochs=5, progress=False)
         >>> shared_model, shared = share_posterior(model, guide, num_entries=4)
         >>> history = PhasedSVI(shared_model, shared).run([(x, y)], epochs=5, progress=False)

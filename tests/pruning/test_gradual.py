@@ -40,10 +40,10 @@ def regression(**kwargs):
 
 
 def test_the_weights_that_matter_stay():
-    svi, masks, loader = regression(share=0.3, epochs=4, start=10)
+    svi, masks, loader = regression(share=0.3, steps=80, start=200, every=20)
     svi.run(loader, epochs=18, progress=False)
     assert torch.equal(svi.model.mask, TRUE != 0)
-    # (1 - t)^3 of seven, on top of three, rounded
+    # An epoch has 20 steps: (1 - t)^3 of seven, on top of three, rounded.
     shares = [0.3 + 0.7 * (1 - t / 4) ** 3 for t in range(5)]
     expected = [10] * 10 + [round(10 * share) for share in shares[1:]] + [3] * 4
     assert [int(mask.sum()) for mask in masks.seen] == expected
@@ -55,7 +55,7 @@ def test_the_weights_that_matter_stay():
 
 
 def test_pruned_weights_do_not_come_back_where_the_prior_is_far_from_zero():
-    svi, masks, loader = regression(share=0.3, epochs=6)
+    svi, masks, loader = regression(share=0.3, steps=120)
     svi.model.prior_loc, svi.model.prior_scale = 5.0, 0.01
     svi.run(loader, epochs=6, progress=False)
     for before, after in zip(masks.seen, masks.seen[1:], strict=False):
@@ -63,12 +63,12 @@ def test_pruned_weights_do_not_come_back_where_the_prior_is_far_from_zero():
 
 
 def test_a_run_that_was_cut_off_goes_on_exactly(tmp_path):
-    whole, _, loader = regression(share=0.3, epochs=4, start=1)
+    whole, _, loader = regression(share=0.3, steps=77, start=20, every=7)
     whole.run(loader, epochs=7, progress=False)
-    cut, _, loader = regression(share=0.3, epochs=4, start=1)
+    cut, _, loader = regression(share=0.3, steps=77, start=20, every=7)
     cut.callbacks.append(Checkpoint(tmp_path / "run"))
     cut.run(loader, epochs=3, progress=False)
-    again, _, loader = regression(share=0.3, epochs=4, start=1)
+    again, _, loader = regression(share=0.3, steps=77, start=20, every=7)
     again.load(tmp_path / "run", *loader[0])
     again.run(loader, epochs=4, progress=False)
     assert torch.equal(again.model.mask, whole.model.mask)
@@ -83,10 +83,11 @@ def test_what_is_refused():
     for name, value in (
         ("share", 0.0),
         ("share", 1.5),
-        ("epochs", 0),
+        ("steps", 0),
+        ("every", 0),
         ("start", -1),
         ("rule", "x"),
     ):
         with pytest.raises(ValueError, match=f"{name}: expected"):
-            GradualPruning(model, **({"share": 0.5, "epochs": 2} | {name: value}))
+            GradualPruning(model, **({"share": 0.5, "steps": 2} | {name: value}))
     assert model.mask is None
