@@ -8,7 +8,7 @@ those of shared posteriors only in what is in them.
 """
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,33 +17,45 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from benchmarks.images import Rows
+from benchmarks.images import Loader
 from pyro_groupprior import Layout
 from pyro_groupprior.sharing import Codebook
 from pyro_groupprior.sharing.container import read_container, write_container
 from pyro_groupprior.sharing.packing import pack, unpack
 
 Masks = dict[str, Tensor]
+EVERY = 50  # steps from one mask to the next
 
 
 def train(
-    net: nn.Module, loader: Iterable[Rows], epochs: int, lr: float, masks: Masks | None = None
+    net: nn.Module,
+    loader: Loader,
+    epochs: int,
+    lr: float,
+    masks: Masks | Callable[[int], Masks] | None = None,
 ) -> None:
-    """Train by Adam with weight decay, at a rate that falls to zero; pruned weights stay at 0."""
+    """Train by Adam with weight decay, at a rate that falls to zero; pruned weights stay at 0.
+
+    :param masks: Which weights are not pruned; or a function that says so before a step.
+    """
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    steps = epochs * len(loader)  # type: ignore[arg-type]
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    parameters = dict(net.named_parameters())
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     net.train()
     for _ in range(epochs):
         for x, y in loader:
+            present = masks(schedule.last_epoch) if callable(masks) else masks or {}
+            _apply(net, present)
             optimizer.zero_grad()
             F.cross_entropy(net(x), y).backward()
             optimizer.step()
             schedule.step()
-            for name, mask in (masks or {}).items():
-                parameters[name].data.mul_(mask)
+            _apply(net, present)
     net.eval()
+
+
+def _apply(net: nn.Module, masks: Masks) -> None:
+    for name, mask in masks.items():
+        net.get_parameter(name).data.mul_(mask)
 
 
 def magnitude_masks(net: nn.Module, share: float) -> Masks:
@@ -59,21 +71,32 @@ def magnitude_masks(net: nn.Module, share: float) -> Masks:
 
 
 def prune(
-    net: nn.Module, shares: Iterable[float], loader: Iterable[Rows], epochs: int, lr: float
+    net: nn.Module, shares: Iterable[float], loader: Loader, epochs: int, lr: float
 ) -> nn.Module:
     """Prune a copy of the net to one share after the other, and train it after each."""
     net = copy.deepcopy(net)
     for share in shares:
-        masks = magnitude_masks(net, share)
-        for name, mask in masks.items():
-            net.get_parameter(name).data.mul_(mask)
-        train(net, loader, epochs, lr, masks)
+        train(net, loader, epochs, lr, magnitude_masks(net, share))
     return net
 
 
-def quantise(
-    net: nn.Module, clusters: int, loader: Iterable[Rows], epochs: int, lr: float
+def prune_gradually(
+    net: nn.Module, share: float, loader: Loader, epochs: int, after: int, lr: float
 ) -> nn.Module:
+    """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018)."""
+    net, steps, masks = copy.deepcopy(net), epochs * len(loader), {}
+
+    def present(step: int) -> Masks:
+        if step == steps or (step < steps and step % EVERY == 0):
+            left = 1 - step / steps
+            masks.update(magnitude_masks(net, share + (1 - share) * left**3))
+        return masks
+
+    train(net, loader, epochs + after, lr, present)
+    return net
+
+
+def quantise(net: nn.Module, clusters: int, loader: Loader, epochs: int, lr: float) -> nn.Module:
     """Share values by k-means in each tensor of weights, linearly started, and train these further.
 
     Zeros stay; other parameters are trained as they are. The gradient of a value is the sum of

@@ -53,6 +53,16 @@ def test_pruned_and_shared_nets_keep_their_zeros_and_come_back_from_their_files(
     assert sizes["index"] < size < 1200
 
 
+def test_pruned_in_many_steps():
+    data, trained = rows(), net()
+    plain.train(trained, Loader(data), 20, 1e-2)
+    pruned = plain.prune_gradually(trained, 0.3, Loader(data), 60, 5, 1e-2)
+    matrices = [p for p in pruned.parameters() if p.dim() > 1]
+    size = sum(p.numel() for p in matrices)
+    assert sum(int((p != 0).sum()) for p in matrices) == round(0.3 * size)
+    assert accuracy(pruned, data) > 0.8
+
+
 def test_values_without_zeros_come_back_too(tmp_path):
     shared = plain.quantise(net(), 16, Loader(rows()), 0, 1e-3)
     plain.save_values(tmp_path / "values", shared)
