@@ -16,7 +16,6 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 import pyro_groupprior as pgp
 from benchmarks.images import Loader
-from pyro_groupprior.pruning import GradualPruning
 from pyro_groupprior.sharing import (
     AutoShared,
     MergeEntries,
@@ -25,27 +24,23 @@ from pyro_groupprior.sharing import (
     share_posterior,
 )
 
-DRAWS, AT_ONCE, EVERY = 20, 1000, 50
+DRAWS, AT_ONCE = 20, 1000
 FAST = 10  # times the rate: deviations start far from where they belong, in their logarithm
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a posterior is trained.
+    """How a pruned plain net is given standard deviations.
 
     :param float temperature: Of the posterior: each row counts for ``1 / temperature`` of them.
-    :param int dense: Epochs before weights are pruned.
-    :param int pruning: Epochs in which they are.
-    :param int after: Epochs after that.
+    :param int epochs: Of training.
     :param float rate: Learning rate at first; it falls to zero.
     :param float width: First standard deviations, in units of the weights' base scale.
     :param prior: ``"layer"`` for a learned prior by layer, ``"fixed"``.
     """
 
     temperature: float
-    dense: int
-    pruning: int
-    after: int
+    epochs: int
     rate: float
     width: float
     prior: str = "layer"
@@ -54,7 +49,7 @@ class Recipe:
 def untrained(
     net: nn.Module, loader: Loader, recipe: Recipe
 ) -> tuple[pgp.BayesianModule, pgp.AutoMeanField]:
-    """Make a model that can be pruned, and a guide that starts from a plain net."""
+    """Make a model and a guide that start from a plain net; zeros are pruned, biases are not."""
     pyro.set_rng_seed(0)
     fixed: dict[str, Any] = {"loc": 0.0, "scale": 1.0} if recipe.prior == "fixed" else {}
     model = pgp.BayesianModule(
@@ -66,19 +61,16 @@ def untrained(
     )
     guide = pgp.AutoMeanField(model, local_reparam=True, init_scale=recipe.width)
     guide.setup(*(part[:2] for part in loader.data))
-    model.mask = torch.ones_like(model.base_scale, dtype=torch.bool)
+    model.mask = model.initial_weights() != 0
+    for entry in model.layout:
+        if len(entry.shape) == 1:
+            model.mask[entry.slice] = True
     return model, guide
 
 
-def train_posterior(
-    model: pgp.BayesianModule, guide: Any, loader: Loader, share: float, recipe: Recipe
-) -> None:
-    """Train a posterior, and prune all but a share of its weights meanwhile."""
-    pruning = GradualPruning(
-        model, share, recipe.pruning * len(loader), start=recipe.dense * len(loader), every=EVERY
-    )
-    epochs = recipe.dense + recipe.pruning + recipe.after
-    _train(model, guide, loader, epochs, recipe.rate, [pruning] if share < 1 else [])
+def train_posterior(model: pgp.BayesianModule, guide: Any, loader: Loader, recipe: Recipe) -> None:
+    """Train a posterior."""
+    _train(model, guide, loader, recipe.epochs, recipe.rate, [])
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,16 @@
 LeNet-5 as Caffe has it (431,080 weights) on Fashion-MNIST, 55,000 images to train on, 5,000 to
 choose by, 10,000 to score on. Every net is written to a file, read again, and scored as it was
 read: the plain net in single precision; in eight bits; shared by k-means, 16 values a tensor;
-Deep Compression: pruned step by step and trained after each, then shared by k-means and trained
-further, its mask and its indices by the same range coder as ours; and a shared posterior: trained
-by SVI from the plain net, pruned by |mean| / sd meanwhile, shared and trained on. "posterior" is
-the one that neither is pruned nor shared. Of ours and of Deep Compression the smallest file counts
-that loses at most half a point on the images to choose by.
+Deep Compression: pruned to one share after the other and trained after each, then shared by k-means
+and trained further; the same of a net pruned in many small steps ("gradual"); and a shared
+posterior: of a net pruned in many small steps, given standard deviations by SVI, shared and
+trained on. Masks and indices of all of these are coded alike. "posterior" is neither pruned nor
+shared. Of each kind the smallest file counts that loses at most half a point on the images to
+choose by.
 """
 
 import functools
+import hashlib
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import astuple, replace
@@ -32,21 +34,21 @@ from benchmarks.shared_nets import Recipe, Sharing
 
 FOLDER = Path.home() / ".cache" / "pyro_groupprior" / "sharing"
 SEEDS, EPOCHS, RATE, FINE, AFTER, CLUSTERS = 3, 15, 1e-3, 6, 2, 16
+PRUNING, RECOVERY = 8, 10  # epochs, of gradual pruning
 DROP = 0.005
 SCORES = ("accuracy", "nll", "ece")
-#: Shares of the weights that stay: of Deep Compression, and of shared posteriors.
-PLAIN_SHARES = (0.3, 0.1, 0.05, 0.04, 0.03, 0.02)
-SHARES = (0.1, 0.05, 0.03, 0.02)
-MIDDLE = 0.03  # of the ablation
-RECIPE = Recipe(temperature=0.05, dense=5, pruning=6, after=6, rate=2e-3, width=0.3)
+DEEP = (0.3, 0.1, 0.05, 0.03)  # shares of the weights that stay, one after the other
+GRADUAL = (0.05, 0.03, 0.02, 0.015, 0.01)
+MIDDLE = 0.02  # of the ablation
+RECIPE = Recipe(temperature=0.02, epochs=3, rate=5e-4, width=0.05)
 SHARING = Sharing()
 ABLATION: dict[str, Sharing | Recipe] = {
     "not trained on": replace(SHARING, epochs=0),
     "16 entries": replace(SHARING, entries=16),
     "16 merged to 8": replace(SHARING, entries=16, merged=8),
     "4 entries": replace(SHARING, entries=4),
-    "outliers": replace(SHARING, outliers=0.001),
-    "blend": replace(SHARING, blend=0.005),
+    "outliers": replace(SHARING, outliers=0.02),
+    "blend": replace(SHARING, blend=0.05),
     "fixed prior": replace(RECIPE, prior="fixed"),
 }
 
@@ -66,48 +68,61 @@ class Study:
     def plain(self) -> nn.Module:
         """Train the plain net."""
 
-        def make() -> dict[str, Tensor]:
+        def make() -> nn.Module:
             torch.manual_seed(self.seed)
             net = images.lenet()
             plain.train(net, self.loader, EPOCHS, RATE)
-            return net.state_dict()
+            return net
 
-        net = images.lenet().eval()
-        net.load_state_dict(self._kept(f"plain {self.seed}", make))
-        return net
+        return self._kept("plain", None, make)
 
     def pruned(self, share: float) -> nn.Module:
-        """Prune the plain net step by step, by magnitude."""
-        before = [larger for larger in PLAIN_SHARES if larger > share]
+        """Prune the plain net to one share after the other, by magnitude."""
+        before = [larger for larger in DEEP if larger > share]
 
-        def make() -> dict[str, Tensor]:
+        def make() -> nn.Module:
             net = self.pruned(before[-1]) if before else self.plain()
-            return plain.prune(net, [share], self.loader, FINE, RATE).state_dict()
+            return plain.prune(net, [share], self.loader, FINE, RATE)
 
-        net = images.lenet().eval()
-        net.load_state_dict(self._kept(f"pruned {share:g} {self.seed}", make))
-        return net
+        return self._kept(f"pruned {share:g}", [FINE, DEEP], make)
+
+    def gradual(self, share: float) -> nn.Module:
+        """Prune the plain net in many steps."""
+
+        def make() -> nn.Module:
+            return plain.prune_gradually(self.plain(), share, self.loader, PRUNING, RECOVERY, RATE)
+
+        return self._kept(f"gradual {share:g}", [PRUNING, RECOVERY], make)
 
     def posterior(
         self, share: float, recipe: Recipe = RECIPE
     ) -> tuple[pgp.BayesianModule, pgp.AutoMeanField]:
-        """Train a posterior, and prune it meanwhile."""
-        name = f"posterior {share:g} {' '.join(map(str, astuple(recipe)))} {self.seed}"
-        model, guide = shared_nets.untrained(self.plain(), self.loader, recipe)
+        """Train a posterior."""
+        net = self.gradual(share) if share < 1 else self.plain()
+        model, guide = shared_nets.untrained(net, self.loader, recipe)
+        both = nn.ModuleDict({"model": model, "guide": guide})
 
-        def make() -> dict[str, Tensor]:
-            shared_nets.train_posterior(model, guide, self.loader, share, recipe)
-            return nn.ModuleDict({"model": model, "guide": guide}).state_dict()
+        def make() -> nn.Module:
+            shared_nets.train_posterior(model, guide, self.loader, recipe)
+            return both
 
-        nn.ModuleDict({"model": model, "guide": guide}).load_state_dict(self._kept(name, make))
+        self._kept(f"posterior {share:g}", [PRUNING, RECOVERY, astuple(recipe)], make, both)
         return model, guide
 
-    def _kept(self, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        path = FOLDER / f"lenet {name}.safetensors"
+    def _kept(
+        self, name: str, settings: Any, make: Callable[[], nn.Module], into: Any = None
+    ) -> nn.Module:
+        """Load what was made with the same settings, into a new LeNet-5 as a rule."""
+        text = repr([name, EPOCHS, RATE, settings, self.seed])
+        path = FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({k: v.contiguous() for k, v in make().items()}, path)
-        return load_file(path)
+            state = {k: v.contiguous() for k, v in make().state_dict().items()}
+            save_file(state, path.with_suffix(".tmp"))
+            path.with_suffix(".tmp").replace(path)
+        net = images.lenet().eval() if into is None else into
+        net.load_state_dict(load_file(path))
+        return net
 
 
 def run(study: Callable[[], Study], what: str) -> dict[str, Any]:
@@ -124,8 +139,9 @@ def run(study: Callable[[], Study], what: str) -> dict[str, Any]:
     elif kind == "int8":
         plain.save_int8(path, own.plain())
         net = plain.load_int8(path, images.lenet())
-    elif kind in ("kmeans", "deep"):
-        net = own.pruned(float(rest)) if rest else own.plain()
+    elif kind in ("kmeans", "deep", "gradual"):
+        makers = {"deep": own.pruned, "gradual": own.gradual}
+        net = makers[kind](float(rest)) if rest else own.plain()
         net = plain.quantise(net, CLUSTERS, own.loader, AFTER, RATE / 10)
         found["parts"] = plain.save_values(path, net)
         net = plain.load_values(path, images.lenet())
@@ -160,11 +176,29 @@ def names() -> list[str]:
         "fp32",
         "int8",
         "kmeans",
-        *(f"deep {share:g}" for share in PLAIN_SHARES[1:]),
+        *(f"deep {share:g}" for share in DEEP[1:]),
+        *(f"gradual {share:g}" for share in GRADUAL),
         "posterior",
-        *(f"shared {share:g}" for share in SHARES),
+        *(f"shared {share:g}" for share in GRADUAL),
         *(f"shared {MIDDLE:g} {name}" for name in ABLATION),
     ]
+
+
+def settings() -> dict[str, Any]:
+    """List all that results depend on, by kind."""
+    first = [EPOCHS, RATE]
+    shared = [*first, AFTER, CLUSTERS]
+    gradual = [*first, PRUNING, RECOVERY]
+    ours = [*gradual, astuple(RECIPE)]
+    return {
+        "fp32": first,
+        "int8": first,
+        "kmeans": shared,
+        "deep": [*shared, FINE, DEEP],
+        "gradual": [*gradual, *shared],
+        "posterior": ours,
+        "shared": [*ours, astuple(SHARING)],
+    }
 
 
 def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
@@ -188,21 +222,23 @@ def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
         return {}
     figures: dict[str, float] = {}
     first = means["fp32"]
-    ours, theirs = (
-        _smallest({n: m for n, m in means.items() if n.startswith(kind)}, first["chosen_by"])
-        for kind in ("shared", "deep")
-    )
+    best = {
+        kind: _smallest({n: m for n, m in means.items() if n.startswith(kind)}, first["chosen_by"])
+        for kind in ("shared", "deep", "gradual")
+    }
+    ours = best["shared"]
     if ours is None:
         return {}
-    print(f"\nchosen: {ours}; of Deep Compression: {theirs}")
+    print(f"\nchosen: {best}")
     figures = {
         "accuracy_drop": 100 * (first["accuracy"] - means[ours]["accuracy"]),
         "bytes": means[ours]["bytes"],
         "nll_minus_fp32": means[ours]["nll"] - first["nll"],
         "ece_minus_fp32": means[ours]["ece"] - first["ece"],
     }
-    if theirs is not None:
-        figures["bytes_over_deep_compression"] = means[ours]["bytes"] / means[theirs]["bytes"]
+    for kind, name in (("deep", "deep_compression"), ("gradual", "gradual")):
+        if (theirs := best[kind]) is not None:
+            figures[f"bytes_over_{name}"] = means[ours]["bytes"] / means[theirs]["bytes"]
     if "posterior" in means:
         figures["numbers_ratio"] = means["posterior"]["numbers"] / means[ours]["numbers"]
     return figures
@@ -217,12 +253,7 @@ def _smallest(means: Mapping[str, Mapping[str, float]], plain_accuracy: float) -
 def main() -> None:
     """Run the benchmark."""
     args = timing.parse_args(__doc__)
-    first = [EPOCHS, RATE]
-    pruned = [*first, FINE, AFTER, CLUSTERS, PLAIN_SHARES]
-    ours = [*first, astuple(RECIPE)]
-    shared = [*ours, astuple(SHARING)]
-    settings = {"fp32": first, "int8": first, "kmeans": pruned, "deep": pruned}
-    cells = Cells("sharing", {**settings, "posterior": ours, "shared": shared})
+    cells = Cells("sharing", settings())
     for seed in range(0 if args.quick else SEEDS):
         study = functools.cache(functools.partial(Study, seed))
         for name in names():
