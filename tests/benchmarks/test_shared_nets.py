@@ -5,6 +5,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -30,6 +31,7 @@ def test_scores_of_a_mixture_of_draws():
     assert math.isclose(scores["ece"], ((1 - first) + (1 - second)) / 2, rel_tol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::pyro_groupprior.svi.ConvergenceWarning")
 def test_a_pruned_net_with_batch_norm_goes_all_the_way(tmp_path):
     torch.manual_seed(0)
 
