@@ -40,6 +40,7 @@ def make_codebook(
     outliers: float = 0.0,
     outlier_score: str | Tensor = "divergence",
     blend: float = 0.0,
+    rate: float = 0.0,
     num_refinements: int = 20,
     seed: int = 0,
 ) -> Codebook:
@@ -76,6 +77,9 @@ def make_codebook(
         of their point from those of their entry; or scores ``[W]``, such as the gradient of the
         loss times what the entry changes.
     :param float blend: the share of the weights that lie between two entries: those that gain most.
+    :param float rate: how many nats of divergence are worth a nat of the file: above 0, entries
+        that many weights have attract others, since their index is short (entropy-constrained
+        quantisation; Chou, Lookabaugh & Gray 1989). Such a codebook has fewer entries.
     :param int num_refinements: how often entries move after the clustering.
     :param int seed: of the clustering, if no clusterer is given.
     :return: entries without weights are left out.
@@ -89,6 +93,8 @@ def make_codebook(
     for name, value in (("outliers", outliers), ("blend", blend)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name}: expected a share between 0 and 1, got {value}")
+    if not rate >= 0:
+        raise ValueError(f"rate: expected no negative number, got {rate}")
     tables, clusterer = _tables(layout, scope), _clusterer(num_entries, seed)
     unit = torch.stack([_unit(moments, keep, entry) for entry in layout])
     zero = unit.new_zeros(0 if bool(keep.all()) else 1)  # the entry of pruned weights
@@ -102,7 +108,7 @@ def make_codebook(
         start = stop = ranges[-1][1]
         if bool(own.any()):
             points = mean[where][own], sd[where][own]
-            label, loc, scale = _shared(*points, clusterer, num_refinements)
+            label, loc, scale = _shared(*points, clusterer, num_refinements, rate)
             index[where][own] = label + start
             locs.append(loc)
             scales.append(scale)
@@ -177,7 +183,7 @@ def _unit(moments: WeightMoments, keep: Tensor, entry: Entry) -> Tensor:
 
 
 def _shared(
-    mean: Tensor, sd: Tensor, clusterer: Any, num_refinements: int
+    mean: Tensor, sd: Tensor, clusterer: Any, num_refinements: int, rate: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One mixture: the entry of each weight, and the entries."""
     stride = 1 if num_refinements == 0 else -(-len(mean) // SAMPLE)
@@ -189,15 +195,25 @@ def _shared(
         return (label, *_placed(label, int(label.max()) + 1, mean, sd, 0))
     loc, scale = centres(label, int(label.max()) + 1, *some)
     for _ in range(num_refinements):
-        near, _ = nearest(loc, scale, *some)
+        near, _ = nearest(loc, scale, *some, _cost(label, len(loc), rate))
         if torch.equal(near, label):  # nothing will move any more
             break
         label = near
         loc, scale = centres(label, len(loc), *some)
         used = loc.isfinite()
         loc, scale = loc[used], scale[used]
-    label = nearest(loc, scale, mean, sd)[0].unique(return_inverse=True)[1].int()
+        label = label.unique(return_inverse=True)[1].int()
+    cost = _cost(label, len(loc), rate)
+    label = nearest(loc, scale, mean, sd, cost)[0].unique(return_inverse=True)[1].int()
     return (label, *_placed(label, int(label.max()) + 1, mean, sd, num_refinements))
+
+
+def _cost(label: Tensor, number: int, rate: float) -> Tensor | None:
+    """What the indices of entries cost, in nats of divergence."""
+    if rate == 0:
+        return None
+    counts = torch.bincount(label, minlength=number)
+    return -rate * (counts / len(label)).log()
 
 
 def _placed(

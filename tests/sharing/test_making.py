@@ -221,3 +221,25 @@ def test_refuses_moments_that_do_not_fit():
         make_codebook(LAYOUT, WeightMoments(torch.ones(3), torch.ones(3)))
     with pytest.raises(ValueError, match="positive standard deviations"):
         make_codebook(LAYOUT, WeightMoments(torch.ones(440), torch.zeros(440)))
+
+
+@pytest.mark.parametrize("rate", [0.5, 3.0])
+def test_short_indices_for_some_divergence(rate):
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(3000, generator=generator)
+    moments = WeightMoments(mean, torch.full((3000,), 0.3))
+    layout = Layout([("w", torch.Size([3000]))])
+
+    def divergence_and_entropy(book):
+        given, found = (Normal(*pair) for pair in ((moments.mean, moments.sd), book.moments()))
+        shares = book.index.bincount()[book.index.unique()] / 3000
+        return kl_divergence(found, given).mean(), -(shares * shares.log()).sum()
+
+    first = divergence_and_entropy(make_codebook(layout, moments, 12))
+    book = make_codebook(layout, moments, 12, rate=rate)
+    second = divergence_and_entropy(book)
+    assert second[1] < first[1]
+    assert second[0] > first[0]
+    assert second[0] + rate * second[1] < first[0] + rate * first[1]
+    with pytest.raises(ValueError, match="rate: expected no negative number, got -1"):
+        make_codebook(layout, moments, 4, rate=-1)
