@@ -81,16 +81,18 @@ class Sharing:
     :param int merged: To how many they are merged while the guide is trained.
     :param float outliers: Share of the weights with numbers of their own.
     :param float blend: Share of the weights between two entries.
+    :param float bits: Nats of divergence that a nat of the indices' length is worth.
     :param int epochs: Of training in shared form.
     :param float rate: Learning rate at first; it falls to zero.
     """
 
-    entries: int = 8
+    entries: int = 16
     merged: int | None = None
     outliers: float = 0.0
     blend: float = 0.0
-    epochs: int = 3
-    rate: float = 1e-3
+    bits: float = 10.0
+    epochs: int = 2
+    rate: float = 3e-4
 
 
 def share(
@@ -98,9 +100,8 @@ def share(
 ) -> tuple[pgp.BayesianModule, AutoShared]:
     """Share a posterior, and train it on in that form."""
     pyro.set_rng_seed(1)
-    model, shared = share_posterior(
-        model, guide, how.entries, local_reparam=True, outliers=how.outliers, blend=how.blend
-    )
+    options = {"outliers": how.outliers, "blend": how.blend, "rate": how.bits}
+    model, shared = share_posterior(model, guide, how.entries, local_reparam=True, **options)
     shared.setup(*(part[:2] for part in loader.data))
     callbacks = [] if how.merged is None else [MergeEntries(num_entries=how.merged)]
     if how.epochs:

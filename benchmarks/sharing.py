@@ -45,9 +45,9 @@ RECIPE = Recipe(temperature=0.02, epochs=3, rate=5e-4, width=0.05)
 SHARING = Sharing()
 ABLATION: dict[str, Sharing | Recipe] = {
     "not trained on": replace(SHARING, epochs=0),
-    "16 entries": replace(SHARING, entries=16),
-    "16 merged to 8": replace(SHARING, entries=16, merged=8),
-    "4 entries": replace(SHARING, entries=4),
+    "bits not counted": replace(SHARING, bits=0.0),
+    "8 entries, bits not counted": replace(SHARING, entries=8, bits=0.0),
+    "32 merged to 16": replace(SHARING, entries=32, merged=16),
     "outliers": replace(SHARING, outliers=0.02),
     "blend": replace(SHARING, blend=0.05),
     "fixed prior": replace(RECIPE, prior="fixed"),

@@ -49,7 +49,7 @@ def test_a_pruned_net_with_batch_norm_goes_all_the_way(tmp_path):
     model, guide = shared_nets.untrained(net, Loader(data), recipe)
     shared_nets.train_posterior(model, guide, Loader(data), recipe)
     assert int((~model.mask).sum()) == 64
-    how = Sharing(entries=6, merged=4, epochs=20, outliers=0.05, blend=0.05)
+    how = Sharing(entries=6, merged=4, bits=0.1, epochs=20, rate=1e-2, outliers=0.05, blend=0.05)
     _, shared = shared_nets.share(model, guide, Loader(data), how)
     sizes, module = shared_nets.from_file(tmp_path / "net", shared, make())
     assert sum(sizes.values()) == (tmp_path / "net").stat().st_size
