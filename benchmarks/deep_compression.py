@@ -84,7 +84,7 @@ def prune_gradually(
     net: nn.Module, share: float, loader: Loader, epochs: int, after: int, lr: float
 ) -> nn.Module:
     """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018)."""
-    net, steps, masks = copy.deepcopy(net), epochs * len(loader), {}
+    net, steps, masks = copy.deepcopy(net), epochs * len(loader) - 1, {}
 
     def present(step: int) -> Masks:
         if step == steps or (step < steps and step % EVERY == 0):

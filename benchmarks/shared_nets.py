@@ -22,6 +22,7 @@ from pyro_groupprior.sharing import (
     load_module,
     save_shared,
     share_posterior,
+    with_pruned_group,
 )
 
 DRAWS, AT_ONCE = 20, 1000
@@ -59,12 +60,14 @@ def untrained(
         grouping="layer",
         **fixed,
     )
-    guide = pgp.AutoMeanField(model, local_reparam=True, init_scale=recipe.width)
-    guide.setup(*(part[:2] for part in loader.data))
     model.mask = model.initial_weights() != 0
     for entry in model.layout:
         if len(entry.shape) == 1:
             model.mask[entry.slice] = True
+    # Pruned weights are to have no say in others' prior.
+    model.groups.assignment = with_pruned_group(model.assignment, model.mask)
+    guide = pgp.AutoMeanField(model, local_reparam=True, init_scale=recipe.width)
+    guide.setup(*(part[:2] for part in loader.data))
     return model, guide
 
 
@@ -118,9 +121,9 @@ def _train(
     callbacks: list[Any],
 ) -> None:
     site = guide.site(model.site).key
-    locs = guide.locs[site]
 
     def optim(parameters: list[Tensor]) -> torch.optim.Optimizer:
+        locs = guide.locs[site]
         others = [parameter for parameter in parameters if parameter is not locs]
         groups = [{"params": [locs]}, {"params": others, "lr": FAST * rate}]
         return torch.optim.Adam(groups, lr=rate, fused=True)
@@ -138,7 +141,7 @@ def _train(
         callbacks=callbacks,
     )
     svi.run(loader, epochs=epochs, progress=False)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+    if any(hasattr(module, "running_mean") for module in model.modules()):
         pgp.update_bn(model, guide, loader)
 
 

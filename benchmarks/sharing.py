@@ -93,7 +93,7 @@ class Study:
         def make() -> nn.Module:
             return plain.prune_gradually(self.plain(), share, self.loader, PRUNING, RECOVERY, RATE)
 
-        return self._kept(f"gradual {share:g}", [PRUNING, RECOVERY], make)
+        return self._kept(f"gradual {share:g}", [PRUNING, RECOVERY, plain.EVERY], make)
 
     def posterior(
         self, share: float, recipe: Recipe = RECIPE
@@ -107,7 +107,8 @@ class Study:
             shared_nets.train_posterior(model, guide, self.loader, recipe)
             return both
 
-        self._kept(f"posterior {share:g}", [PRUNING, RECOVERY, astuple(recipe)], make, both)
+        settings = [PRUNING, RECOVERY, plain.EVERY, astuple(recipe), shared_nets.FAST]
+        self._kept(f"posterior {share:g}", settings, make, both)
         return model, guide
 
     def _kept(
@@ -156,6 +157,7 @@ def run(study: Callable[[], Study], what: str) -> dict[str, Any]:
         recipe, sharing = (how, SHARING) if isinstance(how, Recipe) else (RECIPE, how)
         model, guide = own.posterior(float(rest.partition(" ")[0]), recipe)
         drawn = functools.partial(_drawn, model, guide)
+        torch.manual_seed(own.seed)
         before = shared_nets.log_probs(drawn, own.test[0], shared_nets.DRAWS)
         found["before"] = shared_nets.scores(before, own.test[1])
         _, shared = shared_nets.share(model, guide, own.loader, sharing)
@@ -207,8 +209,8 @@ def settings() -> dict[str, Any]:
     """List all that results depend on, by kind."""
     first = [EPOCHS, RATE]
     shared = [*first, AFTER, CLUSTERS]
-    gradual = [*first, PRUNING, RECOVERY]
-    ours = [*gradual, astuple(RECIPE)]
+    gradual = [*first, PRUNING, RECOVERY, plain.EVERY]
+    ours = [*gradual, astuple(RECIPE), shared_nets.FAST, shared_nets.DRAWS]
     return {
         "fp32": first,
         "int8": first,
@@ -216,17 +218,18 @@ def settings() -> dict[str, Any]:
         "deep": [*shared, FINE, DEEP],
         "gradual": [*gradual, *shared],
         "posterior": ours,
-        "shared": [*ours, astuple(SHARING)],
+        "shared": [*ours, astuple(SHARING), [astuple(how) for how in ABLATION.values()]],
     }
 
 
 def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
     """Print the table, means over seeds, and give the figures of the bars."""
     rows, means = [], {}
+    seeds = [seed for seed in range(SEEDS) if f"shared {MIDDLE:g} {seed}" in cells]
     for name in names():
-        runs = [cells[key] for seed in range(SEEDS) if (key := f"{name} {seed}") in cells]
-        if not runs:
-            continue
+        runs = [cells[key] for seed in seeds if (key := f"{name} {seed}") in cells]
+        if len(runs) < len(seeds) or not runs:
+            continue  # means are over the same seeds
         mean = {key: statistics.fmean(run["test"][key] for run in runs) for key in SCORES}
         mean |= {
             "bytes": statistics.fmean(run["bytes"] for run in runs),
@@ -242,7 +245,10 @@ def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
     figures: dict[str, float] = {}
     first = means["fp32"]
     best = {
-        kind: _smallest({n: m for n, m in means.items() if n.startswith(kind)}, first["chosen_by"])
+        kind: _smallest(
+            {n: m for n, m in means.items() if n.startswith(kind) and n.count(" ") == 1},
+            first["chosen_by"],
+        )
         for kind in ("shared", "deep", "gradual")
     }
     ours = best["shared"]

@@ -41,13 +41,25 @@ def update_bn(model: BayesianModule, posterior: Any, loader: Iterable[Any]) -> N
     :param posterior: a guide that is set up, or draws by site, of which each batch takes one.
     :param loader: batches, of which the first part, if there are several, is the net's input.
     :raises TypeError: if the model is no :class:`~pyro_groupprior.BayesianModule`.
-    :raises ValueError: if draws are missing or do not fit.
+    :raises ValueError: if draws are missing or do not fit. After an error all is as it was.
     """
     if not isinstance(model, BayesianModule):
         raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
     given = packed_weights(model, posterior) if isinstance(posterior, Mapping) else None
-    with evaluation_mode(model):  # each part gets back its own mode
-        swa_utils.update_bn(loader, _Drawn(model, posterior, given), model.base_scale.device)
+    layers = [layer for layer in model.modules() if hasattr(layer, "running_mean")]
+    before = [
+        (layer.momentum, {n: v.clone() for n, v in layer.named_buffers(recurse=False)})
+        for layer in layers
+    ]
+    try:
+        with evaluation_mode(model):  # each part gets back its own mode
+            swa_utils.update_bn(loader, _Drawn(model, posterior, given), model.base_scale.device)
+    except BaseException:
+        for layer, (momentum, buffers) in zip(layers, before, strict=True):
+            layer.momentum = momentum
+            for name, value in buffers.items():
+                layer.get_buffer(name).copy_(value)
+        raise
 
 
 class _Drawn(nn.Module):

@@ -92,3 +92,15 @@ def test_a_net_without_batch_norm_is_left_alone_and_others_are_refused():
     model, loader = problem()
     with pytest.raises(ValueError, match="posterior: expected draws of 'weights'"):
         update_bn(model, {"other": torch.zeros(2, 3)}, loader)
+
+
+def test_after_an_error_all_is_as_it_was():
+    model, loader = problem()
+    guide = AutoMeanField(model)
+    guide.setup(*loader[0])
+    before = statistics(model.net)
+    with pytest.raises(RuntimeError):
+        update_bn(model, guide, [*loader, torch.zeros(2, 3, 6, 6)])
+    assert model.net[1].momentum == 0.1
+    for name, value in statistics(model.net).items():
+        assert torch.equal(value, before[name])

@@ -122,11 +122,14 @@ def plot_densities(
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
     :raises KeyError: if there is no such tensor.
+    :raises ValueError: if all of it is pruned.
     """
     ax = make_axes(ax)
     entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
     book = codebook.select(entry.name)
     index, kept = book.index.cpu().numpy(), book.kept.cpu().numpy()
+    if not kept.any():
+        raise ValueError(f"tensor: {entry.name!r} has been pruned altogether")
     mean, sd = (v[entry.slice].double().cpu().numpy() for v in (moments.mean, moments.sd))
     after_mean, after_sd = (value.double().cpu().numpy() for value in book.moments())
     chosen = np.random.default_rng(seed).permutation(np.flatnonzero(kept))[:MAX_POINTS]
@@ -144,7 +147,7 @@ def plot_densities(
         part = count / kept.sum() * norm.pdf(grid, after_mean[of], after_sd[of])
         ax.plot(grid, part, lw=0.8, color=COLOURS[number % len(COLOURS)])
         total += part
-    own = apart[:MAX_POINTS]
+    own = np.random.default_rng(seed).permutation(apart)[:MAX_POINTS]
     if len(own):
         part = norm.pdf(grid, after_mean[own, None], after_sd[own, None]).mean(0)
         total += len(apart) / kept.sum() * part

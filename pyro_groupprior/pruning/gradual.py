@@ -18,8 +18,8 @@ class GradualPruning(Callback):
     Prune a model's weights while it trains, a few at a time: after step ``start + t`` the share of
     them that stay is ``share + (1 - share) (1 - t / steps)^3``, so that most go early, while others
     can still take their place. Those that go are the ones with the lowest scores; none comes back.
-    The data say nothing about them any more: they follow their prior, and tell nothing to their
-    groups.
+    The data say nothing about them any more: they go over to their prior, and have a say in that of
+    their groups until they are there.
 
     Example::
 
@@ -66,7 +66,7 @@ class GradualPruning(Callback):
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
         if rule not in RULES:
             raise ValueError(f"rule: expected one of {tuple(RULES)}, got {rule!r}")
-        self.share, self.steps, self.start = share, steps, start
+        self.model, self.share, self.steps, self.start = model, share, steps, start
         self.every, self.rule = every, rule
         if model.mask is None:  # now: a checkpoint holds it, and is loaded before the first step
             model.mask = torch.ones_like(model.base_scale, dtype=torch.bool)
@@ -76,12 +76,17 @@ class GradualPruning(Callback):
         left = min(max(1 - (step - self.start) / self.steps, 0.0), 1.0)
         return self.share + (1 - self.share) * left**3
 
+    def on_run_start(self, svi: PhasedSVI, epochs: int, batches: int | None) -> None:
+        if svi.model is not self.model:
+            raise ValueError("model: expected the one that is trained, got another")
+
     def on_step(self, svi: PhasedSVI, loss: float) -> None:
         done = svi.step_count - self.start
         if not 0 < done <= self.steps or (done % self.every and done < self.steps):
             return
-        model = svi.model
-        assert isinstance(model, BayesianModule) and model.mask is not None
+        model = self.model
+        assert model.mask is not None
         scores = weight_scores(model, svi.guide, self.rule)
         scores = torch.where(model.mask, scores, -torch.inf)  # priors may be far from zero
-        model.mask = keep_mask(scores, self.share_after(svi.step_count)) & model.mask
+        share = max(self.share_after(svi.step_count), 1 / len(scores))
+        model.mask.logical_and_(keep_mask(scores, share))  # in place: svi.groups have it too

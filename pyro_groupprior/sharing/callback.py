@@ -36,8 +36,8 @@ class MergeEntries(Callback):
     :param int epochs: after every so many epochs.
     :raises ValueError: if neither limit is given, or a number is not positive.
 
-    A checkpoint can be loaded into a guide with as many entries as there were when it was saved:
-    save the guide too (:func:`save_shared`), and begin with its codebook.
+    A checkpoint can be loaded into a guide with the codebook that there was when it was saved: save
+    the guide too (:func:`save_shared`), and begin with its codebook.
     """
 
     def __init__(

@@ -64,6 +64,9 @@ class AutoShared(AutoMeanField):
         >>> guide.codebook().num_numbers <= 2 * 2 * 4
         True
 
+    A net that collapses onto its prior is not repaired: there is a warning. Checkpoints do not hold
+    the codebook's indices: they are for a guide that was made from the same one.
+
     :param BayesianModule model: the net, centred.
     :param Codebook codebook: where to start. Weights that it has pruned must be pruned in the model
         (:func:`~pyro_groupprior.pruning.prune_model`), which does not read them; put them in a
@@ -73,6 +76,9 @@ class AutoShared(AutoMeanField):
     :raises ValueError: if the codebook is for other weights or has pruned others, or the model is
         not centred.
     """
+
+    #: A repair of a collapse widens or replaces single weights' numbers, which these are not.
+    can_start_anew = False
 
     def __init__(
         self,
@@ -218,7 +224,8 @@ def _sources(old: Codebook, new: Codebook) -> Tensor:
 
     before, after = rows(old), rows(new)
     source = torch.full((new.num_entries + len(new.outliers.places),), -1)
-    # The last to write wins: weights of those with most of them.
-    order = before.bincount()[before].argsort()
-    source[after[order]] = before[order]
+    # Of the old rows with weights in a new one, that with most of them.
+    pairs, counts = torch.stack([after, before]).unique(dim=1, return_counts=True)
+    for place in counts.argsort(stable=True).tolist():
+        source[pairs[0, place]] = pairs[1, place]
     return source

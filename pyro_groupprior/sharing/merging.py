@@ -14,7 +14,7 @@ from ..clustering import merge_components
 from .codebook import Blend, Codebook
 from .files import content_size
 
-STEPS = 12  # of the search for a distance
+STEPS = 40  # of the search for a distance, at most
 
 
 def merge_codebook(
@@ -47,6 +47,7 @@ def merge_codebook(
     loc, scale = codebook.loc.cpu().double(), codebook.scale.cpu().double()
     merged: dict[tuple[int, int], tuple[int, int]] = {}
     spared = codebook.scale.cpu() == 0
+    label[spared] = torch.arange(int(spared.sum()), dtype=torch.int32)
     locs, scales, number = [loc[spared]], [scale[spared]], int(spared.sum())
     for table in dict.fromkeys(codebook.tables):
         own = torch.arange(*table)[~spared[slice(*table)]]
@@ -134,10 +135,15 @@ def _search(codebook: Codebook, holds: Callable[[Codebook], bool]) -> tuple[Code
     reach = float(codebook.loc.max() - codebook.loc.min() + codebook.scale.max())
     least, most = 0.0, max(reach, torch.finfo(torch.float).tiny)
     best, beyond = codebook, merge_codebook(codebook, max_distance=most)
+    known: dict[int, bool] = {}  # those with as many entries are the same
     for _ in range(STEPS):
+        if best.num_entries - beyond.num_entries <= 1:
+            break
         middle = (least + most) / 2
         merged = merge_codebook(codebook, max_distance=middle)
-        if holds(merged):
+        if merged.num_entries not in known:
+            known[merged.num_entries] = holds(merged)
+        if known[merged.num_entries]:
             best, least = merged, middle
         else:
             beyond, most = merged, middle

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..comparison import weight_moments
 from ..guides import init_to_weights, posterior_medians
+from ..hyperpriors import Learned
 from ..nn import BayesianModule
+from ..packed import weight_sites
 from .guide import AutoShared, with_pruned_group
 from .making import make_codebook
 
@@ -57,14 +60,27 @@ def share_posterior(
     :param options: of :func:`make_codebook`: which tensors share entries, outliers, blending.
     :return: a copy of the model, and its guide.
     :raises TypeError: if the model is no :class:`~pyro_groupprior.BayesianModule`.
-    :raises ValueError: if it is not centred, or draws are missing or do not fit.
+    :raises ValueError: if it is not centred, or draws are missing or do not fit; or if something is
+        pruned, and the prior has learned points or a hyperprior for each group, which cannot be had
+        for one more.
     """
     if not isinstance(model, BayesianModule):
         raise TypeError(f"model: expected a BayesianModule, got {type(model).__name__}")
-    options.setdefault("keep", model.mask)
+    keep = options.pop("keep", None)
+    if model.mask is not None:
+        keep = model.mask if keep is None else keep.to(model.mask.device) & model.mask
     moments = weight_moments(model, posterior)
-    codebook = make_codebook(model.layout, moments, num_entries, **options)
+    codebook = make_codebook(model.layout, moments, num_entries, keep=keep, **options)
     values = _medians(model, posterior)
+    if not bool(codebook.kept.all()):
+        for name, prior in (("loc", model.prior_loc), ("scale", model.prior_scale)):
+            several = isinstance(prior, Distribution) and len(prior.batch_shape) > 0
+            if isinstance(prior, Learned) or several:
+                raise ValueError(
+                    f"model: its prior's {name} has a value for each group, and cannot have one "
+                    f"more for pruned weights; expected a number, a tensor or a hyperprior for all "
+                    f"groups, got {prior}"
+                )
     model = copy.deepcopy(model)
     if not bool(codebook.kept.all()):
         model.mask = codebook.kept.to(model.base_scale.device)
@@ -82,10 +98,20 @@ def share_posterior(
 def _medians(model: BayesianModule, posterior: Any) -> dict[str, Tensor]:
     """Of all sites but the weights."""
     if isinstance(posterior, Mapping):
-        found = {name: value.median(0).values for name, value in posterior.items()}
+        # Chains, if there are any, stand one after the other.
+        size = next(iter(weight_sites(model, posterior).values())).shape[0]
+        found = {
+            name: value.reshape(size, *_shape(value, size)).median(0).values
+            for name, value in posterior.items()
+        }
     else:
         found = posterior_medians(posterior)
     return {name: value for name, value in found.items() if name != model.site}
+
+
+def _shape(value: Tensor, num_draws: int) -> tuple[int, ...]:
+    """Of one draw, whose leading dimensions are draws, or chains and draws."""
+    return tuple(value.shape[1 if value.shape[0] == num_draws else 2 :])
 
 
 def _with_one_more(values: Any, value: float) -> Any:

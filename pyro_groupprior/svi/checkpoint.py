@@ -76,6 +76,7 @@ def save_checkpoint(svi: PhasedSVI, path: str | Path) -> None:
         "parameters": list(svi.parameters),
         "num_groups": _num_groups(svi),
         "kinds": _kinds(svi),
+        "structure": getattr(svi.guide, "structure", None),
         "optimizer": {"groups": optimizer["param_groups"], "numbers": numbers},
         "scheduler": None if scheduler is None else scheduler.state_dict(),
         "random": random_numbers,
@@ -164,6 +165,9 @@ def _check(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any])
         saved = metadata["kinds"][part]
         if kind != saved:
             raise ValueError(f"path: the file is of another {part}: {saved} there, {kind} here")
+    structure = getattr(svi.guide, "structure", None)
+    if metadata.get("structure", structure) != structure:
+        raise ValueError("path: the file is of another guide, whose numbers mean something else")
     own_groups, saved_groups = _num_groups(svi), metadata["num_groups"]
     if set(own_groups) != set(saved_groups):
         raise ValueError(

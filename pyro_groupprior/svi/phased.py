@@ -332,7 +332,8 @@ class PhasedSVI:
         own = any(isinstance(callback, CollapseMonitor) for callback in self.callbacks)
         if own or not has_cheap_moments(self.guide):
             return []
-        return [CollapseRepair(self.retries) if self.retries else CollapseMonitor()]
+        repair = self.retries and getattr(self.guide, "can_start_anew", True)
+        return [CollapseRepair(self.retries) if repair else CollapseMonitor()]
 
     def _run_epoch(self, loader: Iterable[Any], callbacks: Sequence[Callback]) -> None:
         device = next(iter(self.parameters.values())).device if self.parameters else None

@@ -51,6 +51,7 @@ def test_the_weights_that_matter_stay():
     for before, after in zip(masks.seen, masks.seen[1:], strict=False):
         assert not bool((after & ~before).any())
     mean, _ = svi.guide.moments("weights")
+    assert svi.groups["weights"].mask is svi.model.mask
     torch.testing.assert_close(mean[TRUE != 0], TRUE[TRUE != 0], atol=0.05, rtol=0.0)
 
 
@@ -91,3 +92,14 @@ def test_what_is_refused():
         with pytest.raises(ValueError, match=f"{name}: expected"):
             GradualPruning(model, **({"share": 0.5, "steps": 2} | {name: value}))
     assert model.mask is None
+
+
+def test_another_model_is_refused_and_one_weight_stays():
+    svi, _, loader = regression(share=0.01, steps=20)
+    svi.run(loader, epochs=2, progress=False)
+    assert int(svi.model.mask.sum()) == 1
+    other, _, _ = regression(share=0.3, steps=20)
+    other.callbacks[0] = svi.callbacks[0]
+    with pytest.raises(ValueError, match="model: expected the one that is trained"):
+        other.run(loader, epochs=1, progress=False)
+    assert other.step_count == 0

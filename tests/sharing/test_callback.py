@@ -4,13 +4,16 @@
 """Guides that are given another codebook while they are trained."""
 
 import itertools
+import warnings
+from dataclasses import replace
+from functools import partial
 
 import pyro
 import pytest
 import torch
 from torch import nn
 
-from pyro_groupprior import AutoMeanField, BayesianModule, PhasedSVI, likelihoods
+from pyro_groupprior import AutoMeanField, BayesianModule, CollapseWarning, PhasedSVI, likelihoods
 from pyro_groupprior.comparison import WeightMoments
 from pyro_groupprior.sharing import (
     AutoShared,
@@ -19,8 +22,10 @@ from pyro_groupprior.sharing import (
     Outliers,
     make_codebook,
     merge_codebook,
+    share_posterior,
 )
-from pyro_groupprior.svi import Callback
+from pyro_groupprior.sharing.guide import _sources
+from pyro_groupprior.svi import Callback, ConvergenceWarning
 
 
 def problem():
@@ -97,3 +102,42 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="guide: expected an AutoShared, got AutoMeanField"):
         svi.run([(x, y)], epochs=1, progress=False)
     assert svi.step_count == 0
+
+
+def test_a_checkpoint_of_other_shared_weights_is_refused(tmp_path):
+    model, book, x, y = problem()
+    svi = PhasedSVI(model, AutoShared(model, book))
+    svi.run([(x, y)], epochs=1, progress=False)
+    svi.save(tmp_path / "run")
+    again = PhasedSVI(model, AutoShared(model, book))
+    again.load(tmp_path / "run", x, y)
+    other = PhasedSVI(model, AutoShared(model, replace(book, index=book.index.flip(0))))
+    with pytest.raises(ValueError, match="the file is of another guide"):
+        other.load(tmp_path / "run", x, y)
+
+
+def test_a_collapse_of_shared_weights_is_told():
+    pyro.set_rng_seed(0)
+    x, y = torch.randn(60, 10), torch.randn(60, 1)
+    net = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    model = BayesianModule(net, likelihoods.Normal(), num_data=60)
+    full = AutoMeanField(model, init_scale=1.0)
+    full.setup(x, y)
+    model, guide = share_posterior(model, full, 8)
+    svi = PhasedSVI(model, guide, partial(torch.optim.Adam, lr=0.05), warmup=0)
+    with pytest.warns(CollapseWarning), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        svi.run([(x, y)] * 5, epochs=150, progress=False)
+
+
+def test_numbers_of_many_weights_come_from_the_larger_part():
+    layout = BayesianModule(nn.Linear(1000, 100, bias=False), likelihoods.Normal()).layout
+    index = (torch.rand(100_000, generator=torch.Generator().manual_seed(0)) < 0.35).int()
+    book = Codebook(layout, torch.ones(1), torch.tensor([0.0, 0.1]), torch.ones(2), index)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = {int(_sources(book, merge_codebook(book, 1.0))) for _ in range(20)}
+    finally:
+        torch.set_num_threads(threads)
+    assert found == {0}

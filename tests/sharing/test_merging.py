@@ -81,6 +81,24 @@ def test_merges_while_something_holds():
     assert merge_while(book, lambda found: False) is book
 
 
+def test_an_entry_far_away_does_not_matter():
+    book = random_codebook(0, 16)
+    far = torch.cat([book.loc, torch.tensor([5000.0], dtype=torch.double)])
+    index = book.index.clone()
+    index[0] = 16
+    scale = torch.cat([book.scale, book.scale[:1]])
+    book = Codebook(book.layout, book.unit, far, scale, index)
+    asked = []
+
+    def holds(found):
+        asked.append(found.num_entries)
+        return found.num_entries >= 14
+
+    merged = merge_while(book, holds)
+    assert merged.num_entries == 14
+    assert len(set(asked)) == len(asked)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_merges_as_far_as_a_number_of_bytes_asks_for(tmp_path, dtype):
     book = random_codebook(1, 40, 2000)
@@ -102,3 +120,15 @@ def test_merges_as_far_as_a_number_of_bytes_asks_for(tmp_path, dtype):
 def test_refuses_no_criterion():
     with pytest.raises(ValueError, match="max_distance, n_components: expected at least one"):
         merge_codebook(random_codebook(0))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_pruned_weights_stay_so_wherever_their_entry_is(zero):
+    loc, scale = torch.tensor([1.0, 5.0, 5.1]), torch.ones(3)
+    loc[zero], scale[zero] = 0.0, 0.0
+    layout = Layout([("w", torch.Size([4]))])
+    book = Codebook(layout, torch.ones(1), loc, scale, torch.tensor([0, 1, 2, zero]).int())
+    merged = merge_codebook(book, max_distance=0.01)
+    for found, expected in zip(merged.moments(), book.moments(), strict=True):
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(merged.kept, book.kept)

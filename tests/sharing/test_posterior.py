@@ -6,9 +6,10 @@
 import pyro
 import pytest
 import torch
+from pyro.distributions import LogNormal
 from torch import nn
 
-from pyro_groupprior import AutoMeanField, BayesianModule, PhasedSVI, likelihoods
+from pyro_groupprior import AutoMeanField, BayesianModule, Learned, PhasedSVI, likelihoods
 from pyro_groupprior.comparison import weight_moments
 from pyro_groupprior.sharing import make_codebook, share_posterior
 
@@ -69,5 +70,34 @@ def test_what_is_refused():
         share_posterior(nn.Linear(2, 1), guide)
     with pytest.raises(ValueError, match="posterior: expected draws of 'weights'"):
         share_posterior(model, {"noise": torch.ones(5)})
+    for name, prior in (("loc", Learned(0.0)), ("scale", LogNormal(torch.zeros(2), 1.0))):
+        other, posterior, _, _ = trained(**{name: prior})
+        other.mask = torch.arange(other.layout.num_weights) > 3
+        with pytest.raises(
+            ValueError, match=f"model: its prior's {name} has a value for each group"
+        ):
+            share_posterior(other, posterior)
     with pytest.raises(TypeError, match="num_entries: expected a number or a clusterer"):
         share_posterior(model, guide, "many")
+
+
+def test_what_is_kept_is_so_within_the_mask():
+    model, guide, _, _ = trained()
+    mask = torch.arange(model.layout.num_weights) % 2 > 0
+    keep = torch.arange(model.layout.num_weights) != 1
+    model.mask = mask
+    shared_model, _ = share_posterior(model, guide, 4, keep=keep)
+    assert torch.equal(shared_model.mask, mask & keep)
+
+
+def test_chains_are_draws():
+    model, guide, x, y = trained()
+    draws = guide.draws(400)
+    chains = {name: value.unflatten(0, (4, 100)) for name, value in draws.items()}
+    found = []
+    for posterior in (draws, chains):
+        _, shared = share_posterior(model, posterior, 4)
+        shared.setup(x, y)
+        found.append(shared.median())
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value)
