@@ -103,10 +103,12 @@ def _medians(model: BayesianModule, posterior: Any) -> dict[str, Tensor]:
         found = {
             name: value.reshape(size, *_shape(value, size)).median(0).values
             for name, value in posterior.items()
+            if name != model.site
         }
     else:
         found = posterior_medians(posterior)
-    return {name: value for name, value in found.items() if name != model.site}
+        found.pop(model.site, None)
+    return found
 
 
 def _shape(value: Tensor, num_draws: int) -> tuple[int, ...]:

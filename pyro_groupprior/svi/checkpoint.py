@@ -165,9 +165,6 @@ def _check(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any])
         saved = metadata["kinds"][part]
         if kind != saved:
             raise ValueError(f"path: the file is of another {part}: {saved} there, {kind} here")
-    structure = getattr(svi.guide, "structure", None)
-    if metadata.get("structure", structure) != structure:
-        raise ValueError("path: the file is of another guide, whose numbers mean something else")
     own_groups, saved_groups = _num_groups(svi), metadata["num_groups"]
     if set(own_groups) != set(saved_groups):
         raise ValueError(
@@ -187,6 +184,9 @@ def _check(svi: PhasedSVI, tensors: dict[str, Tensor], metadata: dict[str, Any])
     if odd:
         part = _PARTS[odd[0].partition(".")[0]]
         raise ValueError(f"path: the file is of another {part}: it has {odd[:5]}")
+    structure = getattr(svi.guide, "structure", None)
+    if metadata.get("structure", structure) != structure:
+        raise ValueError("path: the file is of another guide, whose numbers mean something else")
     if metadata["parameters"] != list(svi.parameters):
         differing = sorted(set(metadata["parameters"]) ^ set(svi.parameters))
         raise ValueError(f"path: the file has other trainable parameters: {differing}")
