@@ -242,7 +242,6 @@ def summary(cells: Mapping[str, dict[str, Any]]) -> dict[str, float]:
     timing.print_table("test images, means", ["net", "seeds", "bytes", *SCORES], rows)
     if "fp32" not in means:
         return {}
-    figures: dict[str, float] = {}
     first = means["fp32"]
     best = {
         kind: _smallest(

@@ -73,7 +73,22 @@ def ece(prediction: Prediction, y: Tensor, num_bins: int = 15) -> float:
     :raises TypeError: for a likelihood other than Categorical and Bernoulli.
     :raises ValueError: if the labels do not fit, or a Bernoulli has several outputs a row.
     """
-    probs, y = class_probabilities(prediction, y, "ece")
+    return calibration_error(*class_probabilities(prediction, y, "ece"), num_bins)
+
+
+def calibration_error(probs: Tensor, y: Tensor, num_bins: int = 15) -> float:
+    """
+    What :func:`ece` is, of probabilities.
+
+    Example::
+
+        >>> from pyro_groupprior.metrics import calibration_error
+        >>> calibration_error(torch.tensor([[0.75, 0.25]] * 4), torch.tensor([0, 0, 0, 1]))
+        0.0
+
+    :param Tensor probs: of each class, shape ``[N, K]``.
+    :param Tensor y: labels, shape ``[N]``.
+    """
     # torchmetrics would give a confidence of exactly one a bin of its own.
     probs = probs.clamp(max=1 - torch.finfo(probs.dtype).eps)
     return float(multiclass_calibration_error(probs, y, probs.shape[-1], n_bins=num_bins))

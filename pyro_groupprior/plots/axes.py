@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,26 @@ def make_axes(ax: Axes | None, height: float = 4.0) -> Axes:
     except ImportError as error:
         raise ImportError("plots need Matplotlib: pip install 'pyro_groupprior[plots]'") from error
     return pyplot.subplots(figsize=(7.0, height), layout="constrained")[1]
+
+
+def draw_curves(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], score: str, ax: Axes | None
+) -> Axes:
+    """
+    Scores by something, a line with markers for each name.
+
+    :raises ValueError: if there are no curves.
+    """
+    if not curves:
+        raise ValueError("curves: expected at least one, got none")
+    ax = make_axes(ax)
+    for number, (name, points) in enumerate(curves.items()):
+        marker, colour = "osD^v*"[number % 6], COLOURS[number % len(COLOURS)]
+        ax.plot(*points, marker + "-", color=colour, ms=4, lw=1.2, label=name)
+    ax.set_xscale("log")
+    ax.set_ylabel(score)
+    ax.legend()
+    return ax
 
 
 def plain_numbers(axis: Axis) -> None:

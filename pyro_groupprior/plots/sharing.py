@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from ..comparison import WeightMoments
 from ..sharing import Codebook, bits_a_weight
-from .axes import COLOURS, GREY, make_axes, plain_numbers
+from .axes import COLOURS, GREY, draw_curves, make_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,15 +55,13 @@ def plot_codebook(
     :raises KeyError: if there is no such tensor.
     """
     ax = make_axes(ax)
-    entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
-    book = codebook.select(entry.name)
-    mean, log_sd = (
-        value[entry.slice].double().cpu().numpy() for value in (moments.mean, moments.sd.log())
-    )
+    book, mean, sd = _of_tensor(codebook, moments, tensor)
+    with np.errstate(divide="ignore"):  # pruned weights may have none
+        log_sd = np.log(sd)
     index, kept = book.index.cpu().numpy(), book.kept.cpu().numpy()
     own = np.zeros(len(mean), bool)
     own[book.outliers.places.cpu().numpy()] = True
-    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(kept))[:MAX_POINTS]
+    chosen = _sample(np.flatnonzero(kept), seed)
     shared = chosen[~own[chosen]]
     colours = np.array(COLOURS)[index[shared] % len(COLOURS)]
     ax.scatter(mean[shared], np.exp(log_sd[shared]), s=5, alpha=0.4, color=colours, lw=0)
@@ -87,7 +85,7 @@ def plot_codebook(
     plain_numbers(ax.yaxis)
     ax.set_xlabel("posterior mean")
     ax.set_ylabel("posterior sd")
-    ax.set_title(entry.name)
+    ax.set_title(next(iter(book.layout)).name)
     ax.legend()
     return ax
 
@@ -125,18 +123,16 @@ def plot_densities(
     :raises ValueError: if all of it is pruned.
     """
     ax = make_axes(ax)
-    entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
-    book = codebook.select(entry.name)
+    book, mean, sd = _of_tensor(codebook, moments, tensor)
     index, kept = book.index.cpu().numpy(), book.kept.cpu().numpy()
+    name = next(iter(book.layout)).name
     if not kept.any():
-        raise ValueError(f"tensor: {entry.name!r} has been pruned altogether")
-    mean, sd = (v[entry.slice].double().cpu().numpy() for v in (moments.mean, moments.sd))
+        raise ValueError(f"tensor: {name!r} has been pruned altogether")
     after_mean, after_sd = (value.double().cpu().numpy() for value in book.moments())
-    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(kept))[:MAX_POINTS]
-    low, high = np.quantile(mean[kept], [0.001, 0.999]) + 3 * np.median(sd[kept]) * np.array(
-        [-1, 1]
-    )
-    grid = np.linspace(low, high, 400)
+    chosen = _sample(np.flatnonzero(kept), seed)
+    wide = 3 * np.median(sd[kept])
+    low, high = np.quantile(mean[kept], [0.001, 0.999])
+    grid = np.linspace(low - wide, high + wide, 400)
     before = norm.pdf(grid, mean[chosen, None], sd[chosen, None]).mean(0)
     ax.fill_between(grid, before, color=GREY, alpha=0.4, lw=0, label="before")
     total, shared = np.zeros_like(grid), kept.copy()
@@ -147,7 +143,7 @@ def plot_densities(
         part = count / kept.sum() * norm.pdf(grid, after_mean[of], after_sd[of])
         ax.plot(grid, part, lw=0.8, color=COLOURS[number % len(COLOURS)])
         total += part
-    own = np.random.default_rng(seed).permutation(apart)[:MAX_POINTS]
+    own = _sample(apart, seed)
     if len(own):
         part = norm.pdf(grid, after_mean[own, None], after_sd[own, None]).mean(0)
         total += len(apart) / kept.sum() * part
@@ -155,7 +151,7 @@ def plot_densities(
     ax.set_ylim(bottom=0)
     ax.set_xlabel("weight")
     ax.set_ylabel("density")
-    ax.set_title(entry.name)
+    ax.set_title(name)
     ax.legend()
     return ax
 
@@ -181,20 +177,17 @@ def plot_sizes(
     :raises ImportError: if Matplotlib is missing.
     :raises ValueError: if there are no curves.
     """
-    if not curves:
-        raise ValueError("curves: expected at least one, got none")
-    ax = make_axes(ax)
-    for number, (name, (sizes, scores)) in enumerate(curves.items()):
-        points = sorted(zip(sizes, scores, strict=True))
-        marker, colour = "osD^v*"[number % 6], COLOURS[number % len(COLOURS)]
-        kilobytes = [size / 1000 for size, _ in points]
-        values = [value for _, value in points]
-        ax.plot(kilobytes, values, marker + "-", color=colour, ms=4, lw=1.2, label=name)
-    ax.set_xscale("log")
+    points = {name: sorted(zip(*curve, strict=True)) for name, curve in curves.items()}
+    ax = draw_curves(
+        {
+            name: ([size / 1000 for size, _ in of], [value for _, value in of])
+            for name, of in points.items()
+        },
+        score,
+        ax,
+    )
     plain_numbers(ax.xaxis)
     ax.set_xlabel("kB")
-    ax.set_ylabel(score)
-    ax.legend()
     return ax
 
 
@@ -228,3 +221,16 @@ def plot_bits(codebook: Codebook, ax: Axes | None = None) -> Axes:
     ax.set_xlim(left=0)
     ax.set_xlabel("bits a weight")
     return ax
+
+
+def _of_tensor(
+    codebook: Codebook, moments: WeightMoments, tensor: str | None
+) -> tuple[Codebook, np.ndarray, np.ndarray]:
+    """Of one tensor, by default the largest: codebook, and the weights' means and deviations."""
+    entry = codebook.layout[tensor or max(codebook.layout, key=lambda e: e.size).name]
+    mean, sd = (v[entry.slice].double().cpu().numpy() for v in (moments.mean, moments.sd))
+    return codebook.select(entry.name), mean, sd
+
+
+def _sample(places: np.ndarray, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(places)[:MAX_POINTS]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..comparison import WeightMoments
 from ..symmetry import random_transpositions
-from .axes import COLOURS, GREY, make_axes, plain_numbers
+from .axes import COLOURS, GREY, draw_curves, make_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -179,13 +179,7 @@ def plot_pruning(
     :raises ImportError: if Matplotlib is missing.
     :raises ValueError: if there are no curves.
     """
-    if not curves:
-        raise ValueError("curves: expected at least one, got none")
-    ax = make_axes(ax)
-    for number, (name, (shares, scores)) in enumerate(curves.items()):
-        marker, colour = "osD^v*"[number % 6], COLOURS[number % len(COLOURS)]
-        ax.plot(shares, scores, marker + "-", color=colour, ms=4, lw=1.2, label=name)
-    ax.set_xscale("log")
+    ax = draw_curves(curves, score, ax)
     ax.invert_xaxis()
     ticks = [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01]
     least = min(min(shares) for shares, _ in curves.values())
@@ -193,6 +187,4 @@ def plot_pruning(
     ax.set_xticks(shown, [f"{100 * tick:g} %" for tick in shown])
     ax.minorticks_off()
     ax.set_xlabel("share of weights kept")
-    ax.set_ylabel(score)
-    ax.legend()
     return ax

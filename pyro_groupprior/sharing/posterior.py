@@ -71,8 +71,8 @@ def share_posterior(
         keep = model.mask if keep is None else keep.to(model.mask.device) & model.mask
     moments = weight_moments(model, posterior)
     codebook = make_codebook(model.layout, moments, num_entries, keep=keep, **options)
-    values = _medians(model, posterior)
-    if not bool(codebook.kept.all()):
+    values, pruned = _medians(model, posterior), not bool(codebook.kept.all())
+    if pruned:
         for name, prior in (("loc", model.prior_loc), ("scale", model.prior_scale)):
             several = isinstance(prior, Distribution) and len(prior.batch_shape) > 0
             if isinstance(prior, Learned) or several:
@@ -82,7 +82,7 @@ def share_posterior(
                     f"groups, got {prior}"
                 )
     model = copy.deepcopy(model)
-    if not bool(codebook.kept.all()):
+    if pruned:
         model.mask = codebook.kept.to(model.base_scale.device)
         model.groups.assignment = with_pruned_group(model.assignment, codebook.kept)
         # Pruned weights are as wide as their base scale.
