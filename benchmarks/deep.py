@@ -22,7 +22,7 @@ import torch
 
 from benchmarks import datasets, default, peers, scoring, timing
 from benchmarks.cells import FOLDER, Cells
-from benchmarks.nets import ResNet8, relu_net
+from benchmarks.nets import ResNet, relu_net
 
 SPLITS, WIDTHS, CHAINS = 2, (100,) * 4, 8
 METHODS = {
@@ -41,7 +41,7 @@ def fit_resnet(
 ) -> peers.Draws:
     """Fit the ResNet, from where it was interrupted."""
     path = FOLDER / f"deep_resnet_{seed}{''.join(prior.values())}.run"
-    net = ResNet8(channels=1, width=8, stride=2)
+    net = ResNet(channels=1, width=8, stride=2)
     found = default.fit(net, split, checkpoint=path, **prior)
     path.unlink()
     return found

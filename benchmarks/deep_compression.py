@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from benchmarks.images import Loader
 from pyro_groupprior import Layout
@@ -130,6 +131,21 @@ def quantise(net: nn.Module, clusters: int, loader: Loader, epochs: int, lr: flo
                 value.grad = torch.bincount(label[kept], gradient[kept], len(value)).to(value)
             optimizer.step()
     _put(net, labels, values)
+    return with_statistics(net, loader)
+
+
+def rounded(net: nn.Module, loader: Loader) -> nn.Module:
+    """Round a copy's weights to what eight bits hold."""
+    net = copy.deepcopy(net)
+    for name, weight in _matrices(net).items():
+        whole, scale = _eight_bits(weight)
+        net.get_parameter(name).data.copy_((whole * scale).view_as(weight))
+    return with_statistics(net, loader)
+
+
+def with_statistics(net: nn.Module, loader: Loader) -> nn.Module:
+    """Estimate the statistics of batch norm anew, if there is any, and set the net to predict."""
+    update_bn(loader.first(), net)
     return net.eval()
 
 
@@ -186,11 +202,16 @@ def save_int8(path: Path, net: nn.Module) -> None:
     """Write each row of a matrix in whole numbers from -127 to 127, times a scale."""
     arrays = {f"dense.{name}": value for name, value in _rest(net, np.float32).items()}
     for name, weight in _matrices(net).items():
-        rows = weight.flatten(1)
-        scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
-        arrays[f"int8.{name}"] = ((rows / scale).round() + 127).to(torch.uint8).numpy()
+        whole, scale = _eight_bits(weight)
+        arrays[f"int8.{name}"] = (whole + 127).to(torch.uint8).numpy()
         arrays[f"scale.{name}"] = scale.numpy()
     write_container(path, {}, arrays)
+
+
+def _eight_bits(weight: Tensor) -> tuple[Tensor, Tensor]:
+    rows = weight.flatten(1)
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    return (rows / scale).round(), scale
 
 
 def load_int8(path: Path, net: nn.Module) -> nn.Module:

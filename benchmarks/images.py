@@ -3,6 +3,7 @@
 
 """Minibatches of images, and the nets that are compressed."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -35,6 +36,10 @@ class Loader:
         for rows in torch.randperm(len(y), generator=self.generator).split(BATCH):
             yield (self._moved(x[rows]) if self.augment else x[rows]), y[rows]
 
+    def first(self, batches: int = 100) -> Iterator[Rows]:
+        """Pass over some of the rows: enough for the statistics of batch norm."""
+        return itertools.islice(self, batches)
+
     def _moved(self, x: Tensor) -> Tensor:
         size, number = x.shape[-1], len(x)
         x = F.pad(x, [SHIFT] * 4)
@@ -48,7 +53,21 @@ class Loader:
 
 def fashion() -> tuple[Rows, Rows, Rows]:
     """Take Fashion-MNIST's rows to train on, those to choose by, and the official test rows."""
-    x, y, new_x, new_y = datasets.fashion_whole()
+    return _split(*datasets.fashion_whole())
+
+
+def cifar() -> tuple[Rows, Rows, Rows]:
+    """Take CIFAR-10's rows to train on, those to choose by, and the official test rows."""
+    return _split(*datasets.cifar())
+
+
+def elsewhere() -> Tensor:
+    """Give Fashion-MNIST's test images as CIFAR-10's are: three channels of 32 x 32 pixels."""
+    images = datasets.fashion_whole()[2]
+    return F.pad(images, [2] * 4, value=float(images.min())).expand(-1, 3, -1, -1)
+
+
+def _split(x: Tensor, y: Tensor, new_x: Tensor, new_y: Tensor) -> tuple[Rows, Rows, Rows]:
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     train, chosen_by = order[:-VALIDATION], order[-VALIDATION:]
     return (x[train], y[train]), (x[chosen_by], y[chosen_by]), (new_x, new_y)

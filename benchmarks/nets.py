@@ -3,6 +3,7 @@
 
 """The nets that benchmarks share."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,29 +68,45 @@ class ResidualBlock(nn.Module):
         return F.relu(out + self.shortcut(x))
 
 
-class ResNet8(nn.Module):
-    """A CIFAR-style ResNet-8 of widths 16-32-64: 77,370 weights in 11 tensors.
+class ResNet(nn.Module):
+    """A CIFAR-style ResNet of widths 16-32-64: with one block each, 77,370 weights in 11 tensors.
 
-    Batch-norm parameters (448 numbers) come on top; every competitor keeps them as points.
+    Three blocks each make it a ResNet-20 of 270,906 weights. Batch-norm parameters come on top;
+    every competitor keeps them as points.
 
     He, Zhang, Ren, Sun (2016), "Deep residual learning for image recognition", section 4.2.
 
+    :param int blocks: In each of the three stages.
     :param int channels: Of the images.
     :param int width: Channels at first; twice and four times as many follow.
     :param int stride: Stride of the first convolution.
+    :param bool mixed: Whether it computes in bfloat16, channels last, on processors.
     """
 
-    def __init__(self, channels: int = 3, width: int = 16, stride: int = 1) -> None:
+    def __init__(
+        self,
+        blocks: int = 1,
+        channels: int = 3,
+        width: int = 16,
+        stride: int = 1,
+        mixed: bool = False,
+    ) -> None:
         super().__init__()
+        self.mixed = mixed
         self.conv = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(width)
-        self.block1 = ResidualBlock(width, width, stride=1)
-        self.block2 = ResidualBlock(width, 2 * width, stride=2)
-        self.block3 = ResidualBlock(2 * width, 4 * width, stride=2)
+        stages = []
+        for before, after, first in ((1, 1, 1), (1, 2, 2), (2, 4, 2)):
+            stages.append(ResidualBlock(before * width, after * width, first))
+            stages += [ResidualBlock(after * width, after * width, 1) for _ in range(blocks - 1)]
+        self.blocks = nn.Sequential(*stages)
         self.head = nn.Linear(4 * width, NUM_CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images of shape ``[B, channels, H, W]`` to logits of shape ``[B, 10]``."""
-        out = F.relu(self.bn(self.conv(x)))
-        out = self.block3(self.block2(self.block1(out)))
-        return self.head(out.mean((-2, -1)))
+        if self.mixed:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.mixed):
+            out = F.relu(self.bn(self.conv(x)))
+            out = self.blocks(out).mean((-2, -1))
+        return self.head(out.float())

@@ -68,7 +68,7 @@ def main() -> None:
     figures |= compare("MLP 10-50-50-10, batch 128", "mlp", nets.mlp(), x, seconds)
     seconds = 50.0 if args.quick else 200.0
     x = torch.randn(64, 3, 32, 32)
-    figures |= compare("ResNet-8, batch 64", "resnet", nets.ResNet8(), x, seconds)
+    figures |= compare("ResNet-8, batch 64", "resnet", nets.ResNet(), x, seconds)
     timing.print_json(figures)
 
 
