@@ -85,6 +85,22 @@ def test_eight_bits(tmp_path):
             assert torch.equal(before, after)
 
 
+def test_rounding_is_what_the_file_holds_with_statistics_of_the_rounded_net(tmp_path):
+    data, own = rows(), net()
+    with torch.no_grad():
+        own[0].weight.mul_(5.0)
+    loader = Loader(data)
+    rounded = plain.rounded(own, loader)
+    plain.save_int8(tmp_path / "int8", rounded)
+    again = plain.load_int8(tmp_path / "int8", net())
+    for name, before in rounded.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], before, atol=1e-6, rtol=1e-6)
+    with torch.no_grad():
+        outputs = rounded[0](data[0])
+    torch.testing.assert_close(rounded[1].running_mean, outputs.mean((0, 2, 3)))
+    assert torch.equal(own[1].running_mean, torch.zeros(6))
+
+
 def test_images_are_shifted_and_mirrored_whole():
     x = torch.zeros(64, 2, 12, 12)
     x[:, 0, 5, 6], x[:, 1, 5, 6] = 1.0, 2.0

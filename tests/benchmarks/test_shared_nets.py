@@ -31,6 +31,14 @@ def test_scores_of_a_mixture_of_draws():
     assert math.isclose(scores["ece"], ((1 - first) + (1 - second)) / 2, rel_tol=1e-5)
 
 
+def test_elsewhere_is_told_by_entropy():
+    sure = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()
+    unsure = torch.tensor([[0.6, 0.4], [0.15, 0.85]]).log()
+    # Entropies grow in the order .9, .15, .2, .6: three of four pairs are in order.
+    assert shared_nets.auroc(sure, unsure) == 0.75
+    assert shared_nets.auroc(unsure, sure) == 0.25
+
+
 @pytest.mark.filterwarnings("ignore::pyro_groupprior.svi.ConvergenceWarning")
 def test_a_pruned_net_with_batch_norm_goes_all_the_way(tmp_path):
     torch.manual_seed(0)
