@@ -43,7 +43,8 @@ class Plan:
     :param bool augment: Whether images are shifted and mirrored in training.
     :param int epochs: Of the plain net's training, and of each step of Deep Compression (``fine``),
         after sharing by k-means (``after``), of gradual pruning and after it (``recovery``).
-    :param float rate: Learning rate at first.
+    :param training: Of plain nets.
+    :param float after_rate: Learning rate Of the values that k-means has found, by Adam.
     :param deep: Shares of the weights that stay, one after the other.
     :param gradual: Shares of the weights that stay.
     """
@@ -60,7 +61,8 @@ class Plan:
     gradual: tuple[float, ...]
     recipe: Recipe
     sharing: Sharing
-    rate: float = 1e-3
+    training: plain.Training = field(default_factory=plain.Training)
+    after_rate: float = 1e-4
     clusters: int = 16
     draws: int = shared_nets.DRAWS
     elsewhere: Callable[[], Tensor] | None = None
@@ -83,8 +85,8 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """List all that results depend on, by kind."""
-        first = [self.epochs, self.rate]
-        shared = [*first, self.after, self.clusters]
+        first = [self.epochs, astuple(self.training)]
+        shared = [*first, self.after, self.after_rate, self.clusters]
         gradual = [*first, self.pruning, self.recovery, plain.EVERY]
         ours = [*gradual, astuple(self.recipe), shared_nets.FAST, self.draws]
         ablation = [astuple(how) for how in self.ablation.values()]
@@ -117,7 +119,7 @@ class Study:
         def make() -> nn.Module:
             torch.manual_seed(self.seed)
             net = self.plan.make()
-            plain.train(net, self.loader, self.plan.epochs, self.plan.rate)
+            plain.train(net, self.loader, self.plan.epochs, self.plan.training)
             return net
 
         return self._kept("plain", None, make)
@@ -128,7 +130,7 @@ class Study:
 
         def make() -> nn.Module:
             net = self.pruned(before[-1]) if before else self.plain()
-            return plain.prune(net, [share], self.loader, self.plan.fine, self.plan.rate)
+            return plain.prune(net, [share], self.loader, self.plan.fine, self.plan.training)
 
         return self._kept(f"pruned {share:g}", [self.plan.fine, self.plan.deep], make)
 
@@ -137,7 +139,9 @@ class Study:
         epochs = self.plan.pruning, self.plan.recovery
 
         def make() -> nn.Module:
-            return plain.prune_gradually(self.plain(), share, self.loader, *epochs, self.plan.rate)
+            return plain.prune_gradually(
+                self.plain(), share, self.loader, *epochs, self.plan.training
+            )
 
         return self._kept(f"gradual {share:g}", [*epochs, plain.EVERY], make)
 
@@ -164,7 +168,7 @@ class Study:
     ) -> nn.Module:
         """Load what was made with the same settings, into a new net as a rule."""
         plan = self.plan
-        text = repr([plan.name, name, plan.epochs, plan.rate, settings, self.seed])
+        text = repr([plan.name, name, plan.epochs, astuple(plan.training), settings, self.seed])
         path = FOLDER / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.safetensors"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +200,7 @@ def run(study: Callable[[], Study], what: str) -> dict[str, Any]:
     elif kind in ("kmeans", "deep", "gradual"):
         makers = {"deep": own.pruned, "gradual": own.gradual}
         net = makers[kind](float(rest)) if rest else own.plain()
-        net = plain.quantise(net, plan.clusters, own.loader, plan.after, plan.rate / 10)
+        net = plain.quantise(net, plan.clusters, own.loader, plan.after, plan.after_rate)
         found["parts"] = plain.save_values(path, net)
         net = plain.load_values(path, plan.make())
     elif kind == "posterior":

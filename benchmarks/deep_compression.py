@@ -9,6 +9,7 @@ those of shared posteriors only in what is in them.
 
 import copy
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +29,43 @@ Masks = dict[str, Tensor]
 EVERY = 50  # steps from one mask to the next
 
 
+@dataclass(frozen=True)
+class Training:
+    """How plain nets are trained.
+
+    :param float rate: Learning rate at first; it falls to zero.
+    :param float decay: Of the weights, times the rate in each step.
+    :param float momentum: Of stochastic gradient descent (Nesterov's); 0 for Adam.
+    """
+
+    rate: float = 1e-3
+    decay: float = 0.3
+    momentum: float = 0.0
+
+    def optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimizer; biases and batch norm do not decay."""
+        owned = list(net.parameters())
+        groups = [
+            {"params": [p for p in owned if p.dim() > 1], "weight_decay": self.decay},
+            {"params": [p for p in owned if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        if self.momentum:
+            return torch.optim.SGD(groups, self.rate, momentum=self.momentum, nesterov=True)
+        return torch.optim.AdamW(groups, self.rate, fused=True)
+
+
 def train(
     net: nn.Module,
     loader: Loader,
     epochs: int,
-    lr: float,
+    how: Training,
     masks: Masks | Callable[[int], Masks] | None = None,
 ) -> None:
-    """Train by Adam with weight decay, at a rate that falls to zero; pruned weights stay at 0.
+    """Train a net; pruned weights stay at 0.
 
     :param masks: Which weights are not pruned; or a function that says so before a step.
     """
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
+    optimizer = how.optimizer(net)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     net.train()
     for _ in range(epochs):
@@ -72,17 +98,17 @@ def magnitude_masks(net: nn.Module, share: float) -> Masks:
 
 
 def prune(
-    net: nn.Module, shares: Iterable[float], loader: Loader, epochs: int, lr: float
+    net: nn.Module, shares: Iterable[float], loader: Loader, epochs: int, how: Training
 ) -> nn.Module:
     """Prune a copy of the net to one share after the other, and train it after each."""
     net = copy.deepcopy(net)
     for share in shares:
-        train(net, loader, epochs, lr, magnitude_masks(net, share))
+        train(net, loader, epochs, how, magnitude_masks(net, share))
     return net
 
 
 def prune_gradually(
-    net: nn.Module, share: float, loader: Loader, epochs: int, after: int, lr: float
+    net: nn.Module, share: float, loader: Loader, epochs: int, after: int, how: Training
 ) -> nn.Module:
     """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018)."""
     net, steps, masks = copy.deepcopy(net), epochs * len(loader) - 1, {}
@@ -93,7 +119,7 @@ def prune_gradually(
             masks.update(magnitude_masks(net, share + (1 - share) * left**3))
         return masks
 
-    train(net, loader, epochs + after, lr, present)
+    train(net, loader, epochs + after, how, present)
     return net
 
 

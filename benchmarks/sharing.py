@@ -27,7 +27,7 @@ RECIPE = Recipe(temperature=0.02, epochs=3, rate=5e-4, width=0.05)
 SHARING = Sharing()
 PLAN = compressed.Plan(
     "lenet",
-    images.lenet,
+    images.LeNet,
     images.fashion,
     epochs=15,
     fine=6,
@@ -56,14 +56,14 @@ def miniature() -> dict[str, Any]:
     study = compressed.Study(PLAN, 0)
     loader = images.Loader(tuple(part[:5000] for part in study.train), 0)
     torch.manual_seed(0)
-    net = images.lenet()
-    plain.train(net, loader, 3, PLAN.rate)
-    net = plain.prune_gradually(net, PLAN.ablated, loader, 3, 2, PLAN.rate)
+    net = images.LeNet()
+    plain.train(net, loader, 3, PLAN.training)
+    net = plain.prune_gradually(net, PLAN.ablated, loader, 3, 2, PLAN.training)
     model, guide = shared_nets.untrained(net, loader, RECIPE)
     shared_nets.train_posterior(model, guide, loader, replace(RECIPE, epochs=1))
     _, shared = shared_nets.share(model, guide, loader, replace(SHARING, epochs=1))
     with tempfile.TemporaryDirectory() as folder:
-        parts, net = shared_nets.from_file(Path(folder) / "net", shared, images.lenet())
+        parts, net = shared_nets.from_file(Path(folder) / "net", shared, images.LeNet())
     x, y = (part[:2000] for part in study.test)
     found = shared_nets.scores(shared_nets.log_probs(net, x, shared_nets.DRAWS), y)
     return {"bytes": sum(parts.values()), **found}

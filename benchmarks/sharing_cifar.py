@@ -40,7 +40,7 @@ PLAN = compressed.Plan(
     "resnet20",
     resnet,
     images.cifar,
-    epochs=20,
+    epochs=40,
     fine=4,
     after=1,
     pruning=4,
@@ -49,7 +49,7 @@ PLAN = compressed.Plan(
     gradual=(0.3, 0.2, 0.1),
     recipe=RECIPE,
     sharing=SHARING,
-    rate=3e-3,
+    training=plain.Training(rate=0.1, decay=5e-4, momentum=0.9),
     draws=10,
     elsewhere=images.elsewhere,
     augment=True,
@@ -62,7 +62,7 @@ def miniature() -> dict[str, Any]:
     loader = images.Loader(tuple(part[:4000] for part in study.train), 0, augment=True)
     torch.manual_seed(0)
     net: Any = resnet()
-    plain.train(net, loader, 3, PLAN.rate)
+    plain.train(net, loader, 3, PLAN.training)
     model, guide = shared_nets.untrained(net, loader, RECIPE)
     shared_nets.train_posterior(model, guide, loader, replace(RECIPE, epochs=1))
     _, shared = shared_nets.share(model, guide, loader, replace(SHARING, epochs=1))

@@ -49,13 +49,15 @@ def save_shared(
 
     :param path: the file, which is replaced as a whole.
     :param AutoShared guide: set up.
-    :param dtype: of the shared numbers, see :func:`save_codebook`.
-    :return: the bytes of the parts.
+    :param dtype: of all numbers that are not whole: ``torch.float32`` or ``torch.float16``.
+    :return: the bytes of the parts, see :func:`save_codebook`.
     :raises RuntimeError: if the guide is not set up.
+    :raises ValueError: if ``dtype`` is another, or a number does not fit in it.
     """
     if not guide.is_set_up:
         raise RuntimeError("guide: expected one that is set up, as by a call")
-    return save_codebook(path, guide.codebook(), _rest(guide), dtype)
+    rest = {name: _as(dtype, name, value) for name, value in _rest(guide).items()}
+    return save_codebook(path, guide.codebook(), rest, dtype)
 
 
 def load_shared(path: str | Path, model: BayesianModule, *args: Any, **kwargs: Any) -> AutoShared:
@@ -78,6 +80,15 @@ def load_shared(path: str | Path, model: BayesianModule, *args: Any, **kwargs: A
         found = {k.removeprefix(prefix): v for k, v in dense.items() if k.startswith(prefix)}
         module.load_state_dict(found, strict=False)
     return guide
+
+
+def _as(dtype: torch.dtype, name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value
+    found = value.to(dtype)
+    if bool((found.isinf() & ~value.isinf()).any()):
+        raise ValueError(f"dtype: {name} has numbers too large for {dtype}")
+    return found
 
 
 def _rest(guide: AutoShared) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ PLAN = compressed.Plan(
     gradual=(0.4,),
     recipe=RECIPE,
     sharing=Sharing(entries=4, epochs=1),
-    rate=1e-2,
+    training=compressed.plain.Training(1e-2, 1e-2),
     draws=5,
     elsewhere=lambda: torch.zeros(64, 6),
     ablation={"fixed prior": replace(RECIPE, prior="fixed")},

@@ -9,6 +9,8 @@ from torch import nn
 from benchmarks import deep_compression as plain
 from benchmarks.images import Loader
 
+HOW = plain.Training(rate=1e-2, decay=1e-2)
+
 
 def net():
     torch.manual_seed(0)
@@ -30,9 +32,9 @@ def accuracy(model, data):
 
 def test_pruned_and_shared_nets_keep_their_zeros_and_come_back_from_their_files(tmp_path):
     data, trained = rows(), net()
-    plain.train(trained, Loader(data), 20, 1e-2)
+    plain.train(trained, Loader(data), 20, HOW)
     assert accuracy(trained, data) > 0.9
-    pruned = plain.prune(trained, [0.6, 0.4], Loader(data), 5, 1e-2)
+    pruned = plain.prune(trained, [0.6, 0.4], Loader(data), 5, HOW)
     matrices = [p for p in pruned.parameters() if p.dim() > 1]
     kept = sum(int((p != 0).sum()) for p in matrices)
     assert kept == round(0.4 * sum(p.numel() for p in matrices))
@@ -55,8 +57,8 @@ def test_pruned_and_shared_nets_keep_their_zeros_and_come_back_from_their_files(
 
 def test_pruned_in_many_steps():
     data, trained = rows(), net()
-    plain.train(trained, Loader(data), 20, 1e-2)
-    pruned = plain.prune_gradually(trained, 0.3, Loader(data), 60, 5, 1e-2)
+    plain.train(trained, Loader(data), 20, HOW)
+    pruned = plain.prune_gradually(trained, 0.3, Loader(data), 60, 5, HOW)
     matrices = [p for p in pruned.parameters() if p.dim() > 1]
     size = sum(p.numel() for p in matrices)
     assert sum(int((p != 0).sum()) for p in matrices) == round(0.3 * size)
@@ -110,3 +112,15 @@ def test_images_are_shifted_and_mirrored_whole():
     torch.testing.assert_close(moved[:, 1], 2 * moved[:, 0])
     places = moved[:, 0].flatten(1).argmax(1)
     assert len(places.unique()) > 20
+
+
+def test_decay_is_of_weights_alone():
+    own = net()
+    for how in (plain.Training(0.1, 0.5), plain.Training(0.1, 0.5, momentum=0.9)):
+        decays = {
+            id(parameter): group["weight_decay"]
+            for group in how.optimizer(own).param_groups
+            for parameter in group["params"]
+        }
+        for name, parameter in own.named_parameters():
+            assert decays[id(parameter)] == (0.5 if name in ("0.weight", "4.weight") else 0.0)
