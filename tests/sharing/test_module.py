@@ -71,6 +71,26 @@ def test_a_guide_comes_back(tmp_path):
     torch.testing.assert_close(other.net[1].running_var, guide.model.net[1].running_var)
 
 
+def test_half_precision_is_of_all_numbers(tmp_path):
+    _, guide, x, y = problem()
+    full = save_shared(tmp_path / "book", guide)
+    half = save_shared(tmp_path / "half", guide, torch.float16)
+    (steps,) = (v.numel() for k, v in guide.model.net.named_buffers() if "tracked" in k)
+    assert half["dense"] - 8 * steps == (full["dense"] - 8 * steps) / 2
+    other = BayesianModule(convolutional(), likelihoods.Categorical(), num_data=20)
+    again = load_shared(tmp_path / "half", other, x, y)
+    own, theirs = guide.moments("weights"), again.moments("weights")
+    torch.testing.assert_close(theirs, own, rtol=2e-3, atol=1e-6)
+    norm, found = guide.model.net[1], other.net[1]
+    torch.testing.assert_close(found.running_var, norm.running_var, rtol=1e-3, atol=1e-6)
+    assert found.running_var.dtype == torch.float32
+    norm.running_var.fill_(1e6)
+    before = (tmp_path / "half").read_bytes()
+    with pytest.raises(ValueError, match=r"dtype: net\.1\.running_var has numbers too large"):
+        save_shared(tmp_path / "half", guide, torch.float16)
+    assert (tmp_path / "half").read_bytes() == before
+
+
 def test_nothing_changes_where_a_file_does_not_fit(tmp_path):
     model, guide, x, y = problem()
     save_shared(tmp_path / "book", guide)
