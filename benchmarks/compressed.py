@@ -47,6 +47,7 @@ class Plan:
     :param float after_rate: Learning rate Of the values that k-means has found, by Adam.
     :param deep: Shares of the weights that stay, one after the other.
     :param gradual: Shares of the weights that stay.
+    :param units: Shares of the units that stay, by axis; a mask of whole rows takes fewer bytes.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Plan:
     training: plain.Training = field(default_factory=plain.Training)
     after_rate: float = 1e-4
     clusters: int = 16
+    units: Mapping[str, float] = field(default_factory=dict)
     draws: int = shared_nets.DRAWS
     elsewhere: Callable[[], Tensor] | None = None
     augment: bool = False
@@ -87,7 +89,7 @@ class Plan:
         """List all that results depend on, by kind."""
         first = [self.epochs, astuple(self.training)]
         shared = [*first, self.after, self.after_rate, self.clusters]
-        gradual = [*first, self.pruning, self.recovery, plain.EVERY]
+        gradual = [*first, self.pruning, self.recovery, plain.EVERY, self.units]
         ours = [*gradual, astuple(self.recipe), shared_nets.FAST, self.draws]
         ablation = [astuple(how) for how in self.ablation.values()]
         return {
@@ -159,7 +161,7 @@ class Study:
             return both
 
         epochs = self.plan.pruning, self.plan.recovery
-        settings = [*epochs, plain.EVERY, astuple(recipe), shared_nets.FAST]
+        settings = [*epochs, plain.EVERY, self.plan.units, astuple(recipe), shared_nets.FAST]
         self._kept(f"posterior {share:g}", settings, make, both)
         return model, guide
 

@@ -8,7 +8,7 @@ those of shared posteriors only in what is in them.
 """
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,11 @@ from torch.optim.swa_utils import update_bn
 
 from benchmarks.images import Loader
 from pyro_groupprior import Layout
+from pyro_groupprior.pruning import keep_units
 from pyro_groupprior.sharing import Codebook
 from pyro_groupprior.sharing.container import read_container, write_container
 from pyro_groupprior.sharing.packing import pack, unpack
+from pyro_groupprior.symmetry import Symmetry, find_symmetry
 
 Masks = dict[str, Tensor]
 EVERY = 50  # steps from one mask to the next
@@ -108,19 +110,51 @@ def prune(
 
 
 def prune_gradually(
-    net: nn.Module, share: float, loader: Loader, epochs: int, after: int, how: Training
+    net: nn.Module,
+    share: float,
+    loader: Loader,
+    epochs: int,
+    after: int,
+    how: Training,
+    units: Mapping[str, float] | None = None,
 ) -> nn.Module:
-    """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018)."""
+    """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018).
+
+    :param units: Shares of the units that stay, by axis of :func:`find_symmetry`, along which
+        nothing is flattened. Those with the smallest weights on average go, twice as fast as
+        weights do.
+    """
     net, steps, masks = copy.deepcopy(net), epochs * len(loader) - 1, {}
+    axes = find_symmetry(net, loader.data[0][:1]) if units else None
 
     def present(step: int) -> Masks:
         if step == steps or (step < steps and step % EVERY == 0):
             left = 1 - step / steps
+            for axis, fewer in (units or {}).items():
+                assert axes is not None
+                _drop_units(net, axes, axis, fewer + (1 - fewer) * max(2 * left - 1, 0.0) ** 3)
             masks.update(magnitude_masks(net, share + (1 - share) * left**3))
+            # Ties among zeros, where fewer weights than asked for are left.
+            masks.update(
+                {name: mask & (net.get_parameter(name) != 0) for name, mask in masks.items()}
+            )
         return masks
 
     train(net, loader, epochs + after, how, present)
     return net
+
+
+@torch.no_grad()
+def _drop_units(net: nn.Module, symmetry: Symmetry, axis: str, share: float) -> None:
+    """Set all that belongs to some units to zero."""
+    values = dict(net.named_parameters())
+    scores = {name: value.abs() for name, value in values.items() if name in symmetry.tensors}
+    kept = keep_units(scores, symmetry, share, [axis])[axis]
+    gone = torch.ones(symmetry.axes[axis], dtype=torch.bool).index_fill(0, kept, False)
+    for name in scores:
+        for dim, whole in enumerate(symmetry.tensors[name]):
+            if getattr(whole, "axis", None) == axis:
+                values[name].movedim(dim, 0)[gone] = 0.0
 
 
 def quantise(net: nn.Module, clusters: int, loader: Loader, epochs: int, lr: float) -> nn.Module:

@@ -65,6 +65,24 @@ def test_pruned_in_many_steps():
     assert accuracy(pruned, data) > 0.8
 
 
+def test_pruned_by_units_too():
+    torch.manual_seed(0)
+    data = rows()
+    trained = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 4)
+    )
+    plain.train(trained, Loader(data), 20, HOW)
+    pruned = plain.prune_gradually(trained, 0.1, Loader(data), 60, 5, HOW, {"1": 0.25})
+    rows_left = (pruned[1].weight != 0).any(1)
+    assert int(rows_left.sum()) == 5
+    assert not bool((pruned[3].weight[:, ~rows_left] != 0).any())
+    matrices = [p for p in pruned.parameters() if p.dim() > 1]
+    kept, size = sum(int((p != 0).sum()) for p in matrices), sum(p.numel() for p in matrices)
+    assert kept == round(0.1 * size)
+    assert int((pruned[3].weight != 0).any(1).sum()) > 2  # the other axis is not pruned by units
+    assert accuracy(pruned, data) > 0.8
+
+
 def test_values_without_zeros_come_back_too(tmp_path):
     shared = plain.quantise(net(), 16, Loader(rows()), 0, 1e-3)
     plain.save_values(tmp_path / "values", shared)
