@@ -30,12 +30,13 @@ PLAN = compressed.Plan(
     images.LeNet,
     images.fashion,
     epochs=15,
-    fine=6,
+    fine=12,
     after=2,
-    pruning=8,
-    recovery=10,
+    pruning=15,
+    recovery=25,
     deep=(0.3, 0.1, 0.05, 0.03),
-    gradual=(0.05, 0.03, 0.02, 0.015, 0.01),
+    gradual=(0.05, 0.03, 0.025, 0.02, 0.015),
+    units={"5": 0.3},  # of 500 in the first dense layer
     recipe=RECIPE,
     sharing=SHARING,
     ablation={
@@ -47,7 +48,7 @@ PLAN = compressed.Plan(
         "blend": replace(SHARING, blend=0.05),
         "fixed prior": replace(RECIPE, prior="fixed"),
     },
-    ablated=0.02,
+    ablated=0.03,
 )
 
 
