@@ -17,7 +17,7 @@ LEAST = 2.0**-16  # probability of anything that can be
 WHOLE = 2.0**24  # in which probabilities are counted
 CLASSES = 16  # how densely a row is filled, in steps of a factor of 2
 MIDDLE = 8
-PRIOR = 2.0  # rows' worth of the overall share, before a column has been seen
+PRIORS = (2.0, 8.0, 32.0, 128.0)  # rows' worth of the overall share that columns start with
 
 
 def _stream() -> Any:
@@ -80,15 +80,14 @@ class Encoder:
         :param values: ``[rows, columns]``.
         """
         share = np.count_nonzero(values) / max(values.size, 1)
-        columns = _Columns(values.shape, share)
-        classes = np.empty(len(values), np.int64)
-        for number, row in enumerate(values):
-            classes[number] = columns.class_of(row)
-            columns.add(row)
+        costs = [_mask_cost(values, share, prior) for prior in PRIORS]
+        best = int(np.argmin([cost for cost, _ in costs]))
+        classes = costs[best][1]
         counts = np.bincount(classes, minlength=CLASSES)
+        self.symbols(np.array([best]), np.ones(len(PRIORS)))
         self.numbers(counts)
         self.symbols(classes, counts)
-        columns = _Columns(values.shape, share)
+        columns = _Columns(values.shape, share, PRIORS[best])
         for row, kind in zip(values, classes, strict=True):
             self.bits(row, columns.probabilities(int(kind)))
             columns.add(row)
@@ -140,10 +139,11 @@ class Decoder:
         :param share: of those that are true.
         :return: booleans of the shape.
         """
+        prior = PRIORS[int(self.symbols(1, np.ones(len(PRIORS)))[0])]
         counts = self.numbers(CLASSES)
         if counts.sum() != shape[0]:
             raise ValueError(f"counts: expected {shape[0]} rows, got {counts.sum()}")
-        classes, columns = self.symbols(shape[0], counts), _Columns(shape, share)
+        classes, columns = self.symbols(shape[0], counts), _Columns(shape, share, prior)
         values = np.empty(shape, bool)
         for row, kind in zip(values, classes, strict=True):
             row[:] = self.bits(columns.probabilities(int(kind)))
@@ -164,9 +164,9 @@ class Decoder:
 class _Columns:
     """How densely each column has been filled so far."""
 
-    def __init__(self, shape: tuple[int, ...], share: float) -> None:
-        self._filled = np.full(shape[1], PRIOR * max(share, LEAST))
-        self._rows = PRIOR
+    def __init__(self, shape: tuple[int, ...], share: float, prior: float) -> None:
+        self._filled = np.full(shape[1], prior * max(share, LEAST))
+        self._rows = prior
 
     def add(self, row: np.ndarray) -> None:
         self._filled += row
@@ -180,6 +180,17 @@ class _Columns:
 
     def probabilities(self, kind: int) -> np.ndarray:
         return self._filled / self._rows * 2.0 ** (kind - MIDDLE)
+
+
+def _mask_cost(values: np.ndarray, share: float, prior: float) -> tuple[float, np.ndarray]:
+    """How many bits a mask takes, about, and how densely each row is filled."""
+    columns, classes, bits = _Columns(values.shape, share, prior), np.empty(len(values), int), 0.0
+    for number, row in enumerate(values):
+        kind = classes[number] = columns.class_of(row)
+        probabilities = _clipped(columns.probabilities(int(kind)))
+        bits -= float(np.log2(np.where(row, probabilities, 1 - probabilities)).sum())
+        columns.add(row)
+    return bits, classes
 
 
 def _probabilities(counts: np.ndarray) -> np.ndarray:

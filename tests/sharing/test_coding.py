@@ -79,6 +79,17 @@ def test_rows_and_columns_that_differ_save_bytes():
     assert bits < 1.35 * known
 
 
+def test_masks_that_are_even_cost_no_more_than_their_entropy():
+    """Columns that are all alike need not be told apart, however few rows there are."""
+    mask = np.random.default_rng(0).random((40, 500)) < 0.05
+    encoder = Encoder()
+    encoder.mask(mask)
+    share = mask.mean()
+    plain = -mask.size * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    # Each of the rows says besides which power of 2 it is nearest to.
+    assert 32 * len(encoder.words()) < 1.04 * plain + 40
+
+
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(ImportError, match=r"pyro_groupprior\[sharing\]"):
