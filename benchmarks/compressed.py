@@ -89,7 +89,7 @@ class Plan:
         """List all that results depend on, by kind."""
         first = [self.epochs, astuple(self.training)]
         shared = [*first, self.after, self.after_rate, self.clusters]
-        gradual = [*first, self.pruning, self.recovery, plain.EVERY, self.units]
+        gradual = [*first, self.pruning, self.recovery, plain.EVERY, *self.units.items()]
         ours = [*gradual, astuple(self.recipe), shared_nets.FAST, self.draws]
         ablation = [astuple(how) for how in self.ablation.values()]
         return {
@@ -138,14 +138,16 @@ class Study:
 
     def gradual(self, share: float) -> nn.Module:
         """Prune the plain net in many steps."""
-        epochs = self.plan.pruning, self.plan.recovery
+        plan = self.plan
+        epochs = plan.pruning, plan.recovery
 
         def make() -> nn.Module:
             return plain.prune_gradually(
-                self.plain(), share, self.loader, *epochs, self.plan.training
+                self.plain(), share, self.loader, *epochs, plan.training, plan.units
             )
 
-        return self._kept(f"gradual {share:g}", [*epochs, plain.EVERY], make)
+        settings = [*epochs, plain.EVERY, *plan.units.items()]
+        return self._kept(f"gradual {share:g}", settings, make)
 
     def posterior(
         self, share: float, recipe: Recipe | None = None
@@ -161,7 +163,8 @@ class Study:
             return both
 
         epochs = self.plan.pruning, self.plan.recovery
-        settings = [*epochs, plain.EVERY, self.plan.units, astuple(recipe), shared_nets.FAST]
+        settings = [*epochs, plain.EVERY, *self.plan.units.items()]
+        settings += [astuple(recipe), shared_nets.FAST]
         self._kept(f"posterior {share:g}", settings, make, both)
         return model, guide
 

@@ -33,6 +33,7 @@ PLAN = compressed.Plan(
     recovery=2,
     deep=(0.7, 0.4),
     gradual=(0.4,),
+    units={"0": 0.5},
     recipe=RECIPE,
     sharing=Sharing(entries=4, epochs=1),
     training=compressed.plain.Training(1e-2, 1e-2),
@@ -86,6 +87,8 @@ def test_all_ways_are_gone_and_what_takes_long_is_kept(tmp_path, monkeypatch):
     cells = {f"{name} 0": compressed.run(lambda: study, name) for name in PLAN.names()}
     assert cells["fp32 0"]["test"]["accuracy"] > 0.9
     assert cells["shared 0.4 0"]["numbers"] < cells["posterior 0"]["numbers"] / 4
+    pruned = study.gradual(0.4).state_dict()
+    assert int((pruned["0.weight"] != 0).any(1).sum()) == 10
     assert {name.split()[0] for name in cells} <= set(PLAN.settings())
     monkeypatch.setattr(compressed.plain, "train", None)  # what is kept is not trained again
     again = compressed.run(lambda: compressed.Study(PLAN, 0), "gradual 0.4")
