@@ -6,7 +6,7 @@
 from .agreement import adjusted_rand_index, assignment_cost, contingency
 from .annealing import Annealed, Sampled
 from .evidence import Evidence, cavity
-from .matching import match_groups
+from .matching import flows, match_groups
 from .posterior import WeightPosterior, group_moments
 from .schedule import Regroup
 from .strategy import Cluster, Naive, Strategy
@@ -27,6 +27,7 @@ __all__ = [
     "cavity",
     "contingency",
     "correlation_matrix",
+    "flows",
     "group_moments",
     "match_groups",
     "pair_correlations",

@@ -36,7 +36,9 @@ class PhaseRecord:
     whether the proposal was taken, else the groups stayed; ``gain`` by how much it raises the ELBO
     less the cost, where that was asked for. ``sizes``, ``locs`` and ``scales`` are those of the
     groups of the new phase at its start, the latter two in units of the base scale (posterior
-    medians).
+    medians). ``sources`` is, for each new group, the old one that it continues, or -1; ``flows``
+    how many weights went from which old group to which new one
+    (:func:`~pyro_groupprior.regrouping.flows`).
     """
 
     name: str
@@ -52,6 +54,8 @@ class PhaseRecord:
     cost: float = float("nan")
     accepted: bool = True
     gain: float | None = None
+    sources: tuple[int, ...] = ()
+    flows: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass
@@ -99,6 +103,8 @@ class History:
         epochs = [EpochRecord(**record) for record in data["epochs"]]
         phases = []
         for record in data["phases"]:
-            values = {key: tuple(record[key]) for key in ("sizes", "locs", "scales")}
+            several = ("sizes", "locs", "scales", "sources")  # files of before have no sources
+            values: dict[str, Any] = {key: tuple(record.get(key, ())) for key in several}
+            values["flows"] = tuple(tuple(flow) for flow in record.get("flows", ()))
             phases.append(PhaseRecord(**{**record, **values}))
         return cls(epochs, phases)

@@ -21,7 +21,7 @@ from ..guides.pyro_autoguides import RESIZABLE, carry_over, posterior_medians
 from ..handlers import RegroupMessenger
 from ..regrouping import Regroup, assignment_cost, match_groups
 from ..regrouping.agreement import rand_index_of
-from ..regrouping.matching import churn_after, overlaps
+from ..regrouping.matching import churn_after, flows, overlaps
 from .acceptance import LearnedPoints, elbo_gain
 from .groups import GroupSite, group_start
 from .history import PhaseRecord
@@ -40,6 +40,7 @@ class Plan:
     A regroup that has been thought through but not carried out.
 
     :param Assignment matched: the new grouping, under the old groups' names.
+    :param Tensor continues: the old group that each new one continues, or -1.
     :param Tensor source: the old group whose parameters each new one takes over, or -1.
     :param first: where group parameters without a predecessor start, by site name.
     :param float churn: the share of the weights that change group.
@@ -50,6 +51,7 @@ class Plan:
 
     site: GroupSite
     matched: Assignment
+    continues: Tensor
     source: Tensor
     first: dict[str, Tensor]
     churn: float
@@ -83,13 +85,12 @@ def plan_regroup(svi: PhasedSVI, site: GroupSite, schedule: Regroup) -> Plan:
     proposal = schedule.strategy.propose(posterior)
     proposal = proposal.to(posterior.mean.device)
     counts = overlaps(site.assignment, proposal)
-    matched, source = match_groups(site.assignment, proposal, counts)
-    churn = churn_after(site.assignment, matched, source)
+    matched, continues = match_groups(site.assignment, proposal, counts)
+    churn = churn_after(site.assignment, matched, continues)
     start = group_start(posterior, matched, schedule.hyper)
-    if schedule.hyper != "carry":
-        source = torch.full_like(source, -1)
+    source = continues if schedule.hyper == "carry" else torch.full_like(continues, -1)
     first = dict(zip((f"{site.name}_loc", f"{site.name}_scale"), start, strict=True))
-    plan = Plan(site, matched, source, first, churn, rand_index_of(counts))
+    plan = Plan(site, matched, continues, source, first, churn, rand_index_of(counts))
     if not plan.stays:
         check_guide_can_follow(svi, site.name)
     # Fixed values or hyperpriors for each group may not fit another number of groups.
@@ -107,7 +108,14 @@ def _rejected(plan: Plan, gain: float) -> Plan:
     present = plan.site.assignment
     source = torch.arange(present.num_groups)
     return replace(
-        plan, matched=present, source=source, churn=0.0, rand_index=1.0, accepted=False, gain=gain
+        plan,
+        matched=present,
+        continues=source,
+        source=source,
+        churn=0.0,
+        rand_index=1.0,
+        accepted=False,
+        gain=gain,
     )
 
 
@@ -124,9 +132,10 @@ def carry_out(svi: PhasedSVI, plan: Plan) -> None:
     optimizer state stay exactly as they are.
     """
     site, stays = plan.site, plan.stays
+    moved = flows(site.assignment, plan.matched)
     assert isinstance(site.source, AssignmentBuffer) and svi.optimizer is not None
     if not plan.accepted:
-        return _record(svi, plan)
+        return _record(svi, plan, moved)
     site.source.assignment = plan.matched
     moves = _move_store(plan.source, plan.first)
     if isinstance(svi.guide, SiteGuide):
@@ -136,7 +145,7 @@ def carry_out(svi: PhasedSVI, plan: Plan) -> None:
         moves += carry_over(old, svi.guide, site.name, plan.source, plan.first)
     move_state(svi.optimizer, moves)
     svi.rename_parameters(moves)
-    _record(svi, plan)
+    _record(svi, plan, moved)
 
 
 def check_guide_can_follow(svi: PhasedSVI, name: str) -> None:
@@ -196,7 +205,7 @@ def _move_store(source: Tensor, first: dict[str, Tensor]) -> list[ParameterMove]
 
 
 @torch.no_grad()
-def _record(svi: PhasedSVI, plan: Plan) -> None:
+def _record(svi: PhasedSVI, plan: Plan, moved: tuple[tuple[int, int, float], ...]) -> None:
     args, kwargs = svi.last_batch
     names = tuple(plan.first)
     with quiet(svi.model), pyro.poutine.block():
@@ -221,5 +230,7 @@ def _record(svi: PhasedSVI, plan: Plan) -> None:
             cost=assignment_cost(plan.matched),
             accepted=plan.accepted,
             gain=plan.gain,
+            sources=tuple(plan.continues.tolist()),
+            flows=moved,
         )
     )

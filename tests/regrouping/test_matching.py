@@ -3,6 +3,7 @@
 
 """Matching of groups, against all ways of naming them."""
 
+from collections import Counter
 from itertools import permutations
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyro_groupprior import Assignment, match_groups
+from pyro_groupprior.regrouping import flows
 
 
 @st.composite
@@ -54,6 +56,13 @@ def test_result_is_a_renaming_in_order(groupings):
     assert source.tolist() == continued + [-1] * (len(source) - len(continued))
     for group, name in enumerate(continued):  # none without a weight in common
         assert bool(((matched.index == group) & (old.index == name)).any())
+
+
+@given(two_groupings())
+def test_flows_are_counts_of_pairs(groupings):
+    old, new = groupings
+    pairs = Counter(zip(old.index.tolist(), new.index.tolist()))
+    assert flows(old, new) == tuple((a, b, float(n)) for (a, b), n in sorted(pairs.items()))
 
 
 @given(two_groupings(), st.randoms(use_true_random=False))

@@ -147,6 +147,11 @@ def test_tables():
     for record in history.phases:
         assert len(record.sizes) == len(record.locs) == len(record.scales) == record.num_groups
         assert sum(record.sizes) == 31
+        assert len(record.sources) == record.num_groups
+        arrived = [sum(n for _, b, n in record.flows if b == g) for g in range(record.num_groups)]
+        assert arrived == list(record.sizes)
+        stayed = sum(n for a, b, n in record.flows if record.sources[b] == a)
+        assert 1 - stayed / 31 == pytest.approx(record.churn)
     final = svi.guide.median()
     assert history.phases[-1].locs == tuple(final["weights_loc"].tolist())
     assert history.phases[-1].scales == tuple(final["weights_scale"].tolist())
