@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHECKS = 50  # in a run, by default
 PATIENCE = 2  # checks in a row: one may fall into a dip
-COLUMNS = ("epoch", "step", "attempt", "site", "kind", "part", "signal", "groups")
+COLUMNS = ("epoch", "step", "attempt", "site", "kind", "part", "signal", "groups", "alarm")
 
 
 class CollapseWarning(UserWarning):
@@ -68,6 +68,7 @@ class CollapseMonitor(Callback):
         self._below: dict[tuple[str, str, str], tuple[int, int]] = {}  # since when, how many checks
         self._dead: dict[tuple[str, str, str], Signal] = {}
         self._told: set[tuple[str, str, str]] = set()
+        self._alarms: set[tuple[int, tuple[str, str, str]]] = set()  # number of the check, and part
         self._every, self._end = epochs or 1, -1
 
     @property
@@ -80,12 +81,21 @@ class CollapseMonitor(Callback):
         return self._below.get(_key(signal), (None, 0))[0]
 
     def to_frame(self) -> pd.DataFrame:
-        """All checks as a table with one row for each layer, group and whole."""
+        """
+        All checks as a table with one row for each layer, group and whole; ``alarm`` says of which
+        parts, at which checks, there was a warning.
+        """
         import pandas as pd  # slow to import, and needed here only
 
         rows = [
-            {"epoch": epoch, "step": step, "attempt": attempt, **asdict(signal)}
-            for epoch, step, attempt, signals in self.records
+            {
+                "epoch": epoch,
+                "step": step,
+                "attempt": attempt,
+                **asdict(signal),
+                "alarm": (number, _key(signal)) in self._alarms,
+            }
+            for number, (epoch, step, attempt, signals) in enumerate(self.records)
             for signal in signals
         ]
         return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -106,6 +116,7 @@ class CollapseMonitor(Callback):
             signals = signals_of(svi.groups, svi.guide, *args, **kwargs)
         self.records.append((svi.epoch, svi.step_count, self.attempt, signals))
         fresh = self._judge(svi, signals)
+        self._alarms |= {(len(self.records) - 1, _key(signal)) for signal in fresh}
         if fresh:
             self.on_collapse(svi, fresh)
 

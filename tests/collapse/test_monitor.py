@@ -112,6 +112,8 @@ def test_in_a_run_by_epochs_and_at_its_end():
     assert sorted(set(table["epoch"])) == [4, 8, 10]
     assert list(table["part"][:3]) == list(LAYERS) and set(table["attempt"]) == {0}
     assert len(table) == 3 * 6
+    told = table[table["alarm"]]
+    assert told[["epoch", "part"]].values.tolist() == [[10, "2.weight"]]
 
 
 def test_about_fifty_checks_by_default():
