@@ -5,6 +5,7 @@ from . import (
     clustering,
     collapse,
     comparison,
+    datatree,
     families,
     guides,
     handlers,
@@ -30,6 +31,7 @@ from .clustering import (
     MergedMixture,
 )
 from .collapse import CollapseMonitor, CollapseRepair, CollapseWarning, collapse_report
+from .datatree import to_datatree, write_datatree
 from .distillation import distill
 from .elbo import MeanFieldELBO
 from .fitting import fit
@@ -114,6 +116,7 @@ __all__ = [
     "collapse",
     "collapse_report",
     "comparison",
+    "datatree",
     "distill",
     "families",
     "fit",
@@ -140,6 +143,8 @@ __all__ = [
     "sharing",
     "svi",
     "symmetry",
+    "to_datatree",
     "update_bn",
     "weight_posteriors",
+    "write_datatree",
 ]

@@ -299,7 +299,11 @@ def test_from_chains(kind, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"model": nn.Linear(2, 1)}, TypeError, "model: expected a BayesianModule"),
+        ({"model": 3}, TypeError, "model: expected a BayesianModule or another .* got int"),
+        ({"model": lambda x, y: x}, ValueError, "model: expected latent sample sites, found none"),
+        ({"include": "noise"}, TypeError, "include: expected several names or patterns"),
+        ({"include": ["0.*", "1.*"]}, ValueError, "include: nothing is called '1.*'"),
+        ({"training": 3}, TypeError, "training: expected a PhasedSVI or its History, got int"),
         ({"x": None}, ValueError, "y: expected with x"),
         ({"num_chains": 5}, ValueError, "12 draws do not make 5 equal chains"),
         ({"num_chains": 0}, ValueError, "num_chains"),

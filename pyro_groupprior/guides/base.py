@@ -216,6 +216,39 @@ class SiteGuide(nn.Module):
         return {site.name: self.factor(site, (num_draws,)).sample() for site in self.sites}
 
     @torch.no_grad()
+    def log_prob(self, draws: Mapping[str, Tensor]) -> Tensor:
+        """
+        Log-density of the posterior at draws of all latent sites.
+
+        Example::
+
+            >>> model = BayesianModule(nn.Linear(2, 1), likelihoods.Normal())
+            >>> guide = AutoMeanField(model)
+            >>> guide.setup(torch.randn(5, 2), torch.randn(5, 1))
+            >>> guide.log_prob(guide.draws(100)).shape
+            torch.Size([100])
+
+        :param draws: by site, each ``[S, ...]``, in the sites' own, constrained space.
+        :return: shape ``[S]``.
+        :raises ValueError: if draws are missing or do not fit.
+        """
+        self._require_setup()
+        total: Any = 0.0
+        for site in self.sites:
+            if site.name not in draws:
+                raise ValueError(f"draws: {site.name!r} is missing, there are {sorted(draws)}")
+            value = draws[site.name]
+            fn = self.factor(site, tuple(value.shape[:1]))
+            if value.numel() != fn.shape().numel():
+                raise ValueError(
+                    f"draws[{site.name!r}]: expected shape {tuple(fn.shape())}, "
+                    f"got {tuple(value.shape)}"
+                )
+            each = fn.log_prob(value.to(self.locs[site.key]).reshape(fn.shape()))
+            total = total + each.reshape(len(value), -1).sum(1)
+        return total
+
+    @torch.no_grad()
     def moments(self, name: str) -> tuple[Tensor, Tensor]:
         """
         Posterior mean and standard deviation of a real-valued site's elements.
