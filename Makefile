@@ -16,12 +16,13 @@ NAME ?= $(patsubst benchmarks/%.py,%,$(shell grep -ls '^if __name__ ==' benchmar
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help test lint format demo bench clean
+.PHONY: help test lint format arviz demo bench clean
 
 help:
 	@echo "make test     lint, types, tests and doctests"
 	@echo "make lint     ruff and mypy only"
 	@echo "make format   let ruff rewrite the files"
+	@echo "make arviz    open saved posteriors with ArviZ 0.23, and with 1.x by Python 3.12"
 	@echo "make demo     run the demo, python -m tutorials.demo"
 	@echo "make bench    run the benchmarks, --quick (one: NAME=...; in full: BENCH_FLAGS=)"
 	@echo "make clean    remove the environment, caches and outputs"
@@ -52,6 +53,11 @@ test: lint
 format: $(VENV)/installed-test
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+# Saved posteriors under ArviZ 0.23 and, by another Python, under ArviZ 1.x.
+PYTHON_ARVIZ1 ?= python3.12
+arviz: $(VENV)/installed-test
+	$(BIN)/python -m tests.datatree.saved --python $(PYTHON_ARVIZ1)
 
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m tutorials.demo

@@ -92,7 +92,8 @@ class NetReader:
     def observed(self) -> Variables:
         """The observations, once they have been compared with predictions."""
         assert self._observed is not None
-        return {"obs": (row_dims(self._observed), as_array(self._observed))}
+        values = _one_output(self._observed, 1)
+        return {"obs": (row_dims(values), as_array(values))}
 
     def fitted(self, draws: Mapping[str, Tensor], num_chains: int) -> dict[str, Variables]:
         """Predictions for ``x``, and with ``y`` their log-likelihood."""
@@ -155,8 +156,13 @@ def _own_shape(shape: torch.Size, event: torch.Size) -> torch.Size:
 
 
 def _observations(prediction: Prediction, num_chains: int) -> Variables:
-    values = prediction.sample()
+    values = _one_output(prediction.sample(), 2)
     return {"obs": ((*SAMPLE_DIMS, *row_dims(values[0])), chained(values, num_chains))}
+
+
+def _one_output(values: Tensor, leading: int) -> Tensor:
+    """Without a dimension for outputs where there is one: ArviZ matches them with the rows."""
+    return values.squeeze(-1) if values.dim() == leading + 1 and values.shape[-1] == 1 else values
 
 
 def _log_likelihood(prediction: Prediction, y: Tensor, num_chains: int) -> Variables:

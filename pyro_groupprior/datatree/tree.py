@@ -49,8 +49,9 @@ def to_datatree(
       package's guides, with ``x`` and ``y``, the log-density of each draw in the model, ``lp``, and
       in the guide, ``log_q``: their difference is what Pareto-smoothed importance sampling takes
       (``psislw``; Yao et al. 2018, "Yes, but did it work?").
-    - with ``x``: ``posterior_predictive``; with ``y`` too: ``log_likelihood``, one value a row, and
-      ``observed_data``; with ``new_x``: ``predictions`` there.
+    - with ``x``: ``posterior_predictive``, without a dimension for outputs where there is one only;
+      with ``y`` too: ``log_likelihood``, one value a row, and ``observed_data``; with ``new_x``:
+      ``predictions`` there.
     - on request ``prior`` and ``prior_predictive``, as many draws as of the posterior; and of a run
       of training ``epochs``, ``phases`` and ``collapse`` (see :func:`history_of`).
 

@@ -80,7 +80,8 @@ def test_log_likelihood_is_that_of_the_same_draws(regression):
         found = tree["log_likelihood"]["obs"][0, number]
         assert np.allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert tree["log_likelihood"]["obs"].dims == ("chain", "draw", "row")
-    assert np.array_equal(tree["observed_data"]["obs"], y)
+    assert tree["observed_data"]["obs"].dims == ("row",)
+    assert np.array_equal(tree["observed_data"]["obs"], y[:, 0])
 
 
 def test_log_likelihood_of_labels_and_of_several_outputs():
@@ -107,7 +108,7 @@ def test_predictive_draws_scatter_round_the_net_by_the_noise(regression):
     many = {name: value[:1].expand(4000, *value.shape[1:]) for name, value in draws.items()}
     tree = to_datatree(model, many, x, new_x=x[:2])
     draw = tree["posterior"].to_dataset().isel(chain=0, draw=0)
-    mean, sd = forward(draw, x).numpy(), float(draws["noise"][0])
+    mean, sd = forward(draw, x).numpy()[:, 0], float(draws["noise"][0])
     for group, rows in (("posterior_predictive", mean), ("predictions", mean[:2])):
         standard = (tree[group]["obs"].values[0] - rows) / sd
         assert np.abs(standard.mean(0)).max() < 5 / np.sqrt(4000)
