@@ -44,7 +44,7 @@ class Plan:
     :param int epochs: Of the plain net's training, and of each step of Deep Compression (``fine``),
         after sharing by k-means (``after``), of gradual pruning and after it (``recovery``).
     :param training: Of plain nets.
-    :param float after_rate: Learning rate Of the values that k-means has found, by Adam.
+    :param float after_rate: Learning rate of the values that k-means has found, by Adam.
     :param deep: Shares of the weights that stay, one after the other.
     :param gradual: Shares of the weights that stay.
     :param units: Shares of the units that stay, by axis; a mask of whole rows takes fewer bytes.

@@ -23,8 +23,8 @@ from benchmarks.cells import Cells
 from benchmarks.shared_nets import Recipe, Sharing
 
 SEEDS = 3
-RECIPE = Recipe(temperature=0.02, epochs=3, rate=5e-4, width=0.05)
-SHARING = Sharing()
+RECIPE = Recipe(temperature=0.3, epochs=3, rate=5e-4, width=0.05)
+SHARING = Sharing(bits=1.0)
 PLAN = compressed.Plan(
     "lenet",
     images.LeNet,
@@ -35,7 +35,7 @@ PLAN = compressed.Plan(
     pruning=15,
     recovery=25,
     deep=(0.3, 0.1, 0.05, 0.03),
-    gradual=(0.05, 0.03, 0.025, 0.02, 0.015),
+    gradual=(0.05, 0.03, 0.025),
     units={"5": 0.3},  # of 500 in the first dense layer
     recipe=RECIPE,
     sharing=SHARING,

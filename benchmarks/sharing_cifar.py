@@ -27,8 +27,8 @@ from benchmarks.nets import ResNet
 from benchmarks.shared_nets import Recipe, Sharing
 
 SEEDS = 1
-RECIPE = Recipe(temperature=0.02, epochs=2, rate=5e-4, width=0.05, local_reparam=False)
-SHARING = Sharing(epochs=2, local_reparam=False)
+RECIPE = Recipe(temperature=0.3, epochs=2, rate=5e-4, width=0.05, local_reparam=False)
+SHARING = Sharing(epochs=2, bits=1.0, local_reparam=False)
 
 
 def resnet() -> nn.Module:
@@ -46,7 +46,7 @@ PLAN = compressed.Plan(
     pruning=8,
     recovery=8,
     deep=(0.5, 0.3, 0.2, 0.1),
-    gradual=(0.3, 0.2, 0.1),
+    gradual=(0.3, 0.2),
     recipe=RECIPE,
     sharing=SHARING,
     training=plain.Training(rate=0.1, decay=5e-4, momentum=0.9),
