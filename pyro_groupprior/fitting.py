@@ -89,8 +89,9 @@ def fit(
         data, seed, model, prior and ``regroup``, goes on from it, whatever weights the net has.
         Chains begin anew.
     :return: a guide, or what the chains have drawn, with how they fared: a mapping from site to
-        draws, which :func:`predict` and :func:`save_draws` take, with ``samples`` by chain. There
-        is a warning if a chain has hardly moved, run hot, or a loss was still falling.
+        draws, which :func:`~pyro_groupprior.predict` and :func:`save_draws` take, with
+        ``samples`` by chain. There is a warning if a chain has hardly moved, run hot, or a loss was
+        still falling.
     :raises TypeError: if the model is no :class:`BayesianModule`.
     :raises ValueError: if the method is unknown, the model has no likelihood, rows do not match
         each other or ``num_data``, data are not finite, or the checkpoint is that of another call.

@@ -45,11 +45,11 @@ class BinnedMixture(ClusterMixin, DensityMixin, BaseEstimator):
         """Log-density of each point, shape ``[n]``."""
 
     def fit_predict(self, X: Any, y: Any = None) -> np.ndarray:
-        """:meth:`fit`, then :meth:`predict` of the same points."""
+        """``fit``, then :meth:`predict` of the same points."""
         return _most_responsible(*self._fitted_shares(X))
 
     def fit_top_responsibilities(self, X: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """:meth:`fit`, then :meth:`top_responsibilities` of the same points, binned only once."""
+        """``fit``, then :meth:`top_responsibilities` of the same points, binned only once."""
         return top_of(*self._fitted_shares(X), k)
 
     def predict_proba(self, X: Any) -> np.ndarray:
