@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 INSTALLED_FROM := setup.cfg pyproject.toml constraints.txt
 # Folders may not exist yet.
-SOURCES := $(wildcard pyro_groupprior tests tutorials benchmarks conftest.py)
+SOURCES := $(wildcard pyro_groupprior tests tutorials benchmarks docs/conf.py conftest.py)
 # A benchmark by name, `make bench NAME=collapse`; without one, every file there that is a script.
 NAME ?= $(patsubst benchmarks/%.py,%,$(shell grep -ls '^if __name__ ==' benchmarks/*.py))
 
@@ -23,6 +23,7 @@ help:
 	@echo "make lint     ruff and mypy only"
 	@echo "make format   let ruff rewrite the files"
 	@echo "make arviz    open saved posteriors with ArviZ 0.23, and with 1.x by Python 3.12"
+	@echo "make docs     the documentation, in docs/_build/html; a warning is an error"
 	@echo "make demo     run the demo, python -m tutorials.demo"
 	@echo "make bench    run the benchmarks, --quick (one: NAME=...; in full: BENCH_FLAGS=)"
 	@echo "make clean    remove the environment, caches and outputs"
@@ -59,6 +60,10 @@ PYTHON_ARVIZ1 ?= python3.12
 arviz: $(VENV)/installed-test
 	$(BIN)/python -m tests.datatree.saved --python $(PYTHON_ARVIZ1)
 
+docs: $(VENV)/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 demo: $(VENV)/installed-demo
 	$(BIN)/python -m tutorials.demo
 
@@ -70,4 +75,5 @@ bench: $(VENV)/installed-bench
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf docs/_build docs/_generated docs/tutorials
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
