@@ -16,7 +16,7 @@ NAME ?= $(patsubst benchmarks/%.py,%,$(shell grep -ls '^if __name__ ==' benchmar
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help test lint format arviz demo bench clean
+.PHONY: help test lint format arviz docs demo bench clean
 
 help:
 	@echo "make test     lint, types, tests and doctests"

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.util.nodes import make_refnode
 
 HERE = Path(__file__).parent
@@ -39,6 +40,8 @@ bibtex_reference_style = "author_year"
 html_theme = "furo"
 html_title = project
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["formulas.css"]
 
 # Modules
 autodoc_member_order = "bysource"
@@ -102,8 +105,8 @@ def list_names(*_: Any) -> None:
             continue
         role = "class" if inspect.isclass(thing) else "func"
         said = " ".join(str(inspect.getdoc(thing)).split("\n\n")[0].split()).replace("``", "`")
-        said = re.split(r"(?<=\w)[.;:] ", said.rstrip(".;:"))[0]
         said = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", said)
+        said = re.split(r"(?<=[\w)`])[.;:] ", said.rstrip(".;:"))[0]
         rows.append(f"| {{py:{role}}}`{name} <{documented(thing)}>` | {said} |")
     generated("names.md", "\n".join(rows) + "\n")
 
@@ -138,8 +141,25 @@ def skip(app: Any, what: str, name: str, thing: Any, skipped: bool, options: Any
     return None
 
 
+def without_summary(
+    app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]
+) -> None:
+    """A module's one sentence gives way to what its page says."""
+    if what == "module" and sum(map(bool, lines)) == 1:
+        lines.clear()
+
+
+def without_object(app: Any, tree: Any) -> None:
+    """That a class is an object need not be said."""
+    for paragraph in list(tree.findall(nodes.paragraph)):
+        if paragraph.astext() == "Bases: object":
+            paragraph.parent.remove(paragraph)
+
+
 def setup(app: Any) -> None:
     app.connect("builder-inited", copy_notebooks)
     app.connect("builder-inited", list_names)
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip)
+    app.connect("autodoc-process-docstring", without_summary)
+    app.connect("doctree-read", without_object)
