@@ -5,15 +5,23 @@
 
 import importlib.metadata
 import inspect
+import logging
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from sphinx.util.logging import getLogger
 from sphinx.util.nodes import make_refnode
 
 HERE = Path(__file__).parent
+logger = getLogger(__name__)
+
+# ArviZ 0.23 announces its own 1.0, which is no matter of these pages.
+warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing", FutureWarning)
+logging.getLogger("arviz.preview").setLevel(logging.WARNING)
 
 project = "pyro_groupprior"
 author = "Contributors to the pyro_groupprior project"
@@ -156,6 +164,20 @@ def without_object(app: Any, tree: Any) -> None:
             paragraph.parent.remove(paragraph)
 
 
+def miss_nothing(app: Any, env: Any) -> None:
+    """Every name in the ``__all__`` of the package and its folders is in the reference."""
+    package = importlib.import_module("pyro_groupprior")
+    objects = env.domains["py"].objects
+    for name in package.__all__:
+        thing = getattr(package, name)
+        if not inspect.ismodule(thing):
+            names = [documented(thing)]
+        else:
+            names = [f"{thing.__name__}.{each}" for each in getattr(thing, "__all__", ())]
+        for missing in sorted(set(names) - objects.keys()):
+            logger.warning("%s: no page in docs/api has it, or it has no docstring", missing)
+
+
 def setup(app: Any) -> None:
     app.connect("builder-inited", copy_notebooks)
     app.connect("builder-inited", list_names)
@@ -163,3 +185,4 @@ def setup(app: Any) -> None:
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", without_summary)
     app.connect("doctree-read", without_object)
+    app.connect("env-check-consistency", miss_nothing)
