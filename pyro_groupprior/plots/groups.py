@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import xarray as xr
 
-from ..datatree import fixed_group_parameters
-from ..guides import posterior_medians, posterior_moments
+from ..assignment import Assignment
 from ..nn import BayesianModule
 from .axes import COLOURS, GREY, make_axes
+from .sources import grouped_weights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,10 @@ MAX_POINTS = 5000  # members of a group that its aggregate posterior is averaged
 
 
 def plot_group_priors(
-    model: BayesianModule, posterior: Any, ax: Axes | None = None, max_groups: int = 10
+    model: BayesianModule | xr.DataTree,
+    posterior: Any = None,
+    ax: Axes | None = None,
+    max_groups: int = 10,
 ) -> Axes:
     """
     One row for each group, in units of the base scale: the prior its weights share, at the
@@ -41,26 +44,33 @@ def plot_group_priors(
         >>> plot_group_priors(model, guide).get_xlabel()
         'weight / base scale'
 
-    :param BayesianModule model: the model.
-    :param posterior: a guide, or draws by site.
+    :param model: the model; or a tree that :func:`~pyro_groupprior.datatree.to_datatree` has made,
+        which has its own draws.
+    :param posterior: of a model a guide, draws by site, or what has run chains.
     :param ax: axes to draw on; default: new ones.
     :param int max_groups: show this many of the largest groups.
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
+    :raises TypeError: if the model or the posterior is of the wrong kind.
+    :raises ValueError: if no groups are wanted, the draws do not fit, or the tree lacks what is
+        needed.
     """
-    ax = make_axes(ax, height=1.2 + 0.8 * min(max_groups, model.assignment.num_groups))
-    means, sds, locs, scales = _moments(model, posterior)
-    sizes = model.assignment.sizes().cpu().numpy()
+    if max_groups < 1:
+        raise ValueError(f"max_groups: expected a positive number, got {max_groups}")
+    weights = grouped_weights(model, posterior)
+    means, sds, locs, scales = weights.mean, weights.sd, weights.loc, weights.scale
+    sizes = weights.assignment.sizes().cpu().numpy()
     filled = [int(group) for group in np.argsort(-sizes, kind="stable") if sizes[group] > 0]
     shown = filled[:max_groups]
+    ax = make_axes(ax, height=1.2 + 0.8 * len(shown))
     low = min(means.min(), (locs - 3 * scales)[shown].min())
     high = max(means.max(), (locs + 3 * scales)[shown].max())
     grid = np.linspace(low, high, 1001)
     labels = []
     for row, group in enumerate(shown):
         base, colour = -float(row), COLOURS[row % len(COLOURS)]
-        shares = _shares(model, group)
-        fn = model.family.distribution(torch.tensor(locs[group]), torch.tensor(scales[group]))
+        shares = _shares(weights.assignment, group)
+        fn = weights.family.distribution(torch.tensor(locs[group]), torch.tensor(scales[group]))
         prior = fn.log_prob(torch.tensor(grid)).exp().numpy()
         aggregate = _aggregate(grid, means, sds, shares)
         heights, edges = _histogram(means, shares, narrowest=(high - low) / 200)
@@ -72,7 +82,7 @@ def plot_group_priors(
         ax.plot(grid, base + unit * prior, color=colour, lw=1.8, label=names[2])
         ax.axhline(base, color=GREY, lw=0.5)
         labels.append(
-            f"group {group}, {sizes[group]:.0f} weights\n"
+            f"group {group}, {sizes[group]:,.0f} weights\n"
             f"loc {locs[group]:.2f}, scale {scales[group]:.2g}"
         )
     ax.set_yticks([-float(row) + 0.35 for row in range(len(shown))], labels)
@@ -80,41 +90,15 @@ def plot_group_priors(
     ax.set_xlim(low, high)
     ax.set_ylim(-len(shown) + 0.9, 1.0)
     rest = sum(sizes[group] for group in filled[max_groups:])
-    note = f"\n{len(filled) - len(shown)} smaller groups, {rest:.0f} weights, not shown"
+    note = f"\n{len(filled) - len(shown)} smaller groups, {rest:,.0f} weights, not shown"
     ax.set_xlabel("weight / base scale" + (note if len(filled) > len(shown) else ""))
     # Above the axes: inside, it would hide some group or other.
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     return ax
 
 
-def _moments(model: BayesianModule, posterior: Any) -> tuple[np.ndarray, ...]:
-    """
-    Means and deviations of the weights in units of the base scale; medians of the groups' loc and
-    scale.
-    """
-    if isinstance(posterior, Mapping):
-        draws = posterior
-        weights = draws[model.site].reshape(-1, model.layout.num_weights)
-        mean, sd = weights.mean(0), weights.std(0)
-    else:
-        draws = {name: value.unsqueeze(0) for name, value in posterior_medians(posterior).items()}
-        mean, sd = posterior_moments(posterior, model.site)
-    fixed = fixed_group_parameters(model)
-    groups = model.assignment.num_groups
-    loc, scale = (
-        # In NumPy: torch's median is wrong on expanded tensors (seen in 2.13).
-        torch.as_tensor(np.median(draws[name].detach().cpu().reshape(-1, groups), axis=0))
-        if name in draws
-        else fixed[name]
-        for name in (f"{model.site}_loc", f"{model.site}_scale")
-    )
-    tensors = (mean / model.base_scale, sd / model.base_scale, loc, scale)
-    return tuple(value.detach().double().cpu().numpy() for value in tensors)
-
-
-def _shares(model: BayesianModule, group: int) -> np.ndarray:
+def _shares(assignment: Assignment, group: int) -> np.ndarray:
     """How much of each weight belongs to a group, shape ``[W]``."""
-    assignment = model.assignment
     member = (assignment.index == group).double()
     if assignment.responsibilities is not None:
         member = (member * assignment.responsibilities).sum(1)

@@ -8,20 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 from scipy.stats import beta
 from torch import Tensor
 
-from ..metrics import class_probabilities, ece
 from ..predictive import Prediction
 from .axes import COLOURS, make_axes
+from .predicted import check_level, predicted_labels, predicted_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def plot_predictions(
-    prediction: Prediction,
-    y: Tensor,
+    prediction: Prediction | xr.DataTree,
+    y: Tensor | None = None,
     ax: Axes | None = None,
     level: float = 0.9,
     *,
@@ -42,8 +43,9 @@ def plot_predictions(
         >>> plot_predictions(predict(model, guide, x), y, unit="m").get_xlabel()
         'predictive mean (m)'
 
-    :param Prediction prediction: of numbers, one a row.
-    :param Tensor y: observations.
+    :param prediction: of numbers; or a tree that :func:`~pyro_groupprior.datatree.to_datatree` has
+        made with ``x``.
+    :param Tensor y: observations; of a tree, its own by default.
     :param ax: axes to draw on; default: new ones.
     :param float level: probability of the interval, between 0 and 1.
     :param float shift: to show standardised targets in their own unit: ``shift + scale * y``.
@@ -51,18 +53,18 @@ def plot_predictions(
     :param str unit: its name.
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
-    :raises TypeError: if the prediction is of class labels.
-    :raises ValueError: if the level is not between 0 and 1, or ``y`` does not fit.
+    :raises TypeError: if the prediction is of class labels, or ``y`` is missing.
+    :raises ValueError: if the level is not between 0 and 1, ``y`` does not fit, or the tree has no
+        predictions.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
-    bounds = prediction.quantiles([(1 - level) / 2, (1 + level) / 2])
-    assert prediction.model.likelihood is not None
-    y = prediction.model.likelihood.check(prediction.outputs[0], y)
+    check_level(level)
+    found = predicted_numbers(prediction, y, level)
+    if found.seen is None:
+        raise TypeError("y: expected the observations, got None")
     ax = make_axes(ax)
     mean, low, high, seen = (
-        shift + scale * value.detach().cpu().numpy().reshape(-1)
-        for value in (prediction.mean, bounds[0], bounds[1], y)
+        shift + scale * value.reshape(-1)
+        for value in (found.mean, found.low, found.high, found.seen)
     )
     inside = (seen >= low) & (seen <= high)
     label = f"central {level:.0%} interval"
@@ -81,7 +83,7 @@ def plot_predictions(
         **style,
     )
     ends = [min(mean.min(), seen.min()), max(mean.max(), seen.max())]
-    ax.plot(ends, ends, color="black", lw=0.8, zorder=2)
+    ax.plot(ends, ends, color="black", lw=0.8, zorder=2, label="observed = predicted")
     suffix = f" ({unit})" if unit else ""
     ax.set_xlabel(f"predictive mean{suffix}")
     ax.set_ylabel(f"observed{suffix}")
@@ -93,12 +95,17 @@ def plot_predictions(
 
 
 def plot_reliability(
-    prediction: Prediction, y: Tensor, ax: Axes | None = None, num_bins: int = 15
+    prediction: Prediction | xr.DataTree,
+    y: Tensor | None = None,
+    ax: Axes | None = None,
+    num_bins: int = 15,
 ) -> Axes:
     """
     Accuracy against confidence (the largest predictive probability), over bins of equal width:
     on the diagonal the two agree. Bars are 90 % intervals of the accuracy (Jeffreys), numbers
-    the observations in a bin; empty bins are left out.
+    the observations in a bin; empty bins are left out. A tree has labels drawn from the predictive
+    distribution in place of its probabilities: these are taken to be the labels' frequencies over
+    all draws, which are off by some one over the root of their number.
 
     Example::
 
@@ -108,17 +115,20 @@ def plot_reliability(
         >>> plot_reliability(predict(model, guide, x), y).get_ylabel()
         'accuracy'
 
-    :param Prediction prediction: of class labels.
-    :param Tensor y: observed labels.
+    :param prediction: of class labels; or a tree that
+        :func:`~pyro_groupprior.datatree.to_datatree` has made with ``x``.
+    :param Tensor y: observed labels; of a tree, its own by default.
     :param ax: axes to draw on; default: new ones.
     :param int num_bins: how many bins between 0 and 1.
     :return: the axes.
     :raises ImportError: if Matplotlib is missing.
-    :raises TypeError: if the prediction is not of class labels.
+    :raises TypeError: if the prediction is not of class labels, or ``y`` is missing.
+    :raises ValueError: if ``y`` does not fit, there are no bins, or the tree has no predictions.
     """
-    error = ece(prediction, y, num_bins)  # checks both
+    if num_bins < 1:
+        raise ValueError(f"num_bins: expected a positive number, got {num_bins}")
+    probs, y = predicted_labels(prediction, y)
     ax = make_axes(ax)
-    probs, y = class_probabilities(prediction, y, "plot_reliability")
     confidence, label = probs.max(1)
     correct = (label == y).cpu().numpy()
     sure = confidence.cpu().numpy()
@@ -130,6 +140,7 @@ def plot_reliability(
     n = counts[filled]
     x = np.bincount(bins, sure, minlength=num_bins)[filled] / n
     rate = hits / n
+    error = (n * np.abs(rate - x)).sum() / n.sum()
     # Jeffreys' interval, closed at the ends as is usual.
     low = np.where(hits == 0, 0.0, beta.ppf(0.05, hits + 0.5, n - hits + 0.5))
     high = np.where(hits == n, 1.0, beta.ppf(0.95, hits + 0.5, n - hits + 0.5))
@@ -151,5 +162,7 @@ def plot_reliability(
     ax.set_xlabel("confidence (largest predictive probability)")
     ax.set_ylabel("accuracy")
     ax.set_title(f"expected calibration error {error:.3f}, {len(sure)} observations")
-    ax.legend(loc="best", framealpha=0.9, edgecolor="none")
+    # Where the net is sure and often wrong, there are points in the usual corner.
+    corner = "upper left" if ((x > 0.6) & (low < 0.35)).any() else "lower right"
+    ax.legend(loc=corner, framealpha=0.9, edgecolor="none")
     return ax

@@ -141,7 +141,8 @@ def plot_densities(
     for number, count in zip(*np.unique(index[shared], return_counts=True), strict=True):
         of = np.flatnonzero(shared & (index == number))[0]
         part = count / kept.sum() * norm.pdf(grid, after_mean[of], after_sd[of])
-        ax.plot(grid, part, lw=0.8, color=COLOURS[number % len(COLOURS)])
+        label = None if total.any() else "what an entry has of it"
+        ax.plot(grid, part, lw=0.8, color=COLOURS[number % len(COLOURS)], label=label)
         total += part
     own = _sample(apart, seed)
     if len(own):
@@ -168,7 +169,7 @@ def plot_sizes(
 
         >>> from pyro_groupprior.plots import plot_sizes
         >>> plot_sizes({"shared": ([12_000, 24_000], [0.91, 0.92])}).get_xlabel()
-        'kB'
+        'size of the file (kB)'
 
     :param curves: by name, bytes and scores.
     :param str score: what the scores are, for the label.
@@ -187,7 +188,7 @@ def plot_sizes(
         ax,
     )
     plain_numbers(ax.xaxis)
-    ax.set_xlabel("kB")
+    ax.set_xlabel("size of the file (kB)")
     return ax
 
 

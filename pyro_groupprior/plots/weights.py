@@ -13,14 +13,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..comparison import WeightMoments
 from ..symmetry import random_transpositions
-from .axes import COLOURS, GREY, draw_curves, make_axes, plain_numbers
+from .axes import COLOURS, GREY, LINES, MARKERS, draw_curves, make_axes, plain_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MAX_POINTS = 5000  # weights of a posterior that are drawn
 LABELS = {
     "kl": "KL from the reference (nats)",
     "w2": "Wasserstein-2 distance / base scale",
@@ -28,48 +26,6 @@ LABELS = {
     "snr": "median |mean| / sd",
     "sd_ratio": "sd / reference's sd",
 }
-
-
-def plot_weight_moments(
-    posteriors: Mapping[str, WeightMoments], ax: Axes | None = None, seed: int = 0
-) -> Axes:
-    """
-    Mean and standard deviation of every weight, a colour for each posterior; a sample of them where
-    there are many. Above the dashed lines a weight's sign is open: its mean is less than two
-    standard deviations away from zero.
-
-    Example::
-
-        >>> from pyro_groupprior.comparison import WeightMoments
-        >>> from pyro_groupprior.plots import plot_weight_moments
-        >>> moments = WeightMoments(torch.randn(50), torch.rand(50))
-        >>> plot_weight_moments({"HMC": moments}).get_ylabel()
-        'posterior sd'
-
-    :param posteriors: by name, of the same weights.
-    :param ax: axes to draw on; default: new ones.
-    :param int seed: of the sample.
-    :return: the axes.
-    :raises ImportError: if Matplotlib is missing.
-    """
-    ax = make_axes(ax)
-    widest = 0.0
-    for number, (name, moments) in enumerate(posteriors.items()):
-        mean, sd = moments.mean.cpu().numpy(), moments.sd.cpu().numpy()
-        chosen = np.random.default_rng(seed).permutation(len(mean))[:MAX_POINTS]
-        colour = COLOURS[number % len(COLOURS)]
-        ax.scatter(mean[chosen], sd[chosen], s=6, alpha=0.4, color=colour, lw=0, label=name)
-        widest = max(widest, float(np.abs(mean).max()))
-    ax.set_yscale("log")
-    plain_numbers(ax.yaxis)
-    lowest, highest = ax.get_ylim()
-    edge = np.linspace(-widest, widest, 400)  # an even number: not zero itself
-    ax.plot(edge, np.abs(edge) / 2, color=GREY, lw=0.8, ls="--", label="|mean| = 2 sd")
-    ax.set_ylim(lowest, highest)
-    ax.set_xlabel("posterior mean")
-    ax.set_ylabel("posterior sd")
-    ax.legend(markerscale=2)
-    return ax
 
 
 def plot_comparison(table: pd.DataFrame, column: str = "overlap", ax: Axes | None = None) -> Axes:
@@ -102,7 +58,7 @@ def plot_comparison(table: pd.DataFrame, column: str = "overlap", ax: Axes | Non
     for number, (name, part) in enumerate(table.groupby("posterior", sort=False)):
         rows = [-groups.index(group) for group in part["group"]]
         colour = COLOURS[number % len(COLOURS)]
-        marker = "osD^v*"[number % 6]
+        marker = MARKERS[number % len(MARKERS)]
         ax.plot(part[column], rows, marker, color=colour, ms=6, label=str(name))
     first = table.drop_duplicates("group")
     repeated = first["tensor"].duplicated(keep=False)
@@ -147,7 +103,10 @@ def plot_transpositions(
     ax = make_axes(ax)
     for number, (name, values) in enumerate(counts.items()):
         colour = COLOURS[number % len(COLOURS)]
-        ax.plot(torch.as_tensor(values).numpy(), ".-", color=colour, lw=1.0, label=name)
+        line = LINES[number % len(LINES)]
+        ax.plot(
+            torch.as_tensor(values).numpy(), marker=".", ls=line, color=colour, lw=1.0, label=name
+        )
     mean, sd = random_transpositions(size)
     ax.axhspan(mean - sd, mean + sd, color=GREY, alpha=0.25, lw=0)
     ax.axhline(mean, color=GREY, lw=1.0, ls="--", label="random permutation")
