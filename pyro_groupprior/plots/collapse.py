@@ -59,7 +59,8 @@ def plot_collapse(
         raise ValueError(f"threshold: expected a positive number, got {threshold}")
     frame = frame[frame["kind"] != GROUP]
     positive = frame["signal"][(frame["signal"] > 0) & np.isfinite(frame["signal"])]
-    floor = 0.5 * min([threshold, *positive])
+    lowest, none = min([threshold, *positive]), bool((frame["signal"] <= 0).any())
+    floor = 0.1 * lowest
     several = frame["site"].nunique() > 1
     last = frame["attempt"].max()
     ax = make_axes(ax)
@@ -89,7 +90,7 @@ def plot_collapse(
     _name_marks(ax, frame)
     ax.set_yscale("log")
     plain_numbers(ax.yaxis)
-    ax.set_ylim(bottom=0.8 * floor)
+    ax.set_ylim(bottom=0.8 * floor if none else 0.5 * lowest)
     ax.set_xlabel("epoch")
     ax.set_ylabel("signal of the layer / its noise")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small")

@@ -83,7 +83,7 @@ def plot_flows(
                 [bottoms[place][lineage] for place in places],
                 edgecolor="white",
                 lw=0.5,
-                label=_name(lineage, columns),
+                label=_name(lineage, columns) + ("" if places[-1] == len(phases) else ", ended"),
                 **look,
             )
     for place, record in enumerate(phases):

@@ -3,40 +3,17 @@
 
 """What is drawn, not how it looks."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import pyro_groupprior as pgp
 from pyro_groupprior.comparison import WeightMoments, compare_weights
-from pyro_groupprior.plots import (
-    plot_comparison,
-    plot_pruning,
-    plot_transpositions,
-    plot_weight_moments,
-)
+from pyro_groupprior.plots import plot_comparison, plot_pruning, plot_transpositions
 from pyro_groupprior.symmetry import random_transpositions
 
 ONE = WeightMoments(torch.linspace(-1, 1, 17), torch.full((17,), 0.5))
 TWO = WeightMoments(torch.linspace(-1, 1, 17), torch.full((17,), 0.1))
-
-
-def test_moments_are_points() -> None:
-    ax = plot_weight_moments({"HMC": ONE, "VI": TWO})
-    assert [c.get_label() for c in ax.collections] == ["HMC", "VI"]
-    points = np.asarray(ax.collections[1].get_offsets())
-    assert sorted(points[:, 0].tolist()) == pytest.approx(TWO.mean.tolist())
-    assert points[:, 1].tolist() == pytest.approx([0.1] * 17)
-    (line,) = ax.get_lines()
-    assert line.get_ydata() == pytest.approx(np.abs(line.get_xdata()) / 2)
-    assert ax.get_yscale() == "log"
-    assert ax.get_xlabel() == "posterior mean"
-
-
-def test_many_weights_are_sampled() -> None:
-    many = WeightMoments(torch.randn(20_000), torch.rand(20_000))
-    assert len(plot_weight_moments({"HMC": many}).collections[0].get_offsets()) == 5000
 
 
 def test_comparison_has_a_row_for_each_group() -> None:
