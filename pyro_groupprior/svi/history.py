@@ -76,7 +76,7 @@ class History:
 
     def to_frame(self, which: str = "epochs") -> pd.DataFrame:
         """
-        The records as a table.
+        The records as a table, without the flows.
 
         :param str which: ``"epochs"`` or ``"phases"``.
         :raises ValueError: if it is neither.
@@ -86,7 +86,7 @@ class History:
         if which not in ("epochs", "phases"):
             raise ValueError(f'which: expected "epochs" or "phases", got {which!r}')
         kind = EpochRecord if which == "epochs" else PhaseRecord
-        columns = [column.name for column in fields(kind)]
+        columns = [column.name for column in fields(kind) if column.name != "flows"]
         return pd.DataFrame([asdict(record) for record in getattr(self, which)], columns=columns)
 
     def to_dict(self) -> dict[str, Any]:
