@@ -1,7 +1,10 @@
 # Copyright Contributors to the pyro_groupprior project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The reference: sampling assignments along with the weights, and exact enumeration."""
+"""
+Sampling: HMC and Langevin dynamics with all chains side by side, Pyro's own kernels, assignments drawn
+along with the weights, and exact enumeration.
+"""
 
 from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
 from .gibbs import GibbsGroups
