@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """
-Sampling: HMC and Langevin dynamics with all chains side by side, Pyro's own kernels, assignments drawn
-along with the weights, and exact enumeration.
+Sampling: HMC and Langevin dynamics with all chains side by side, Pyro's own kernels, assignments
+drawn along with the weights, and exact enumeration.
 """
 
 from .enumeration import EnumeratedPosterior, enumerate_assignments, linear_log_evidence
