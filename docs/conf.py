@@ -64,7 +64,7 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 OTHERS = (
     "builtins|collections|contextlib|copy|functools|matplotlib|np|numpy|pandas|pathlib|pd|pyro|sklearn"
-    "|torch|types|typing|xarray|nn"
+    "|torch|types|typing|xarray|xr|nn"
 )
 SHORT = "Axes|Distribution|ELBO|MCMCKernel|Module|Path|Tensor|callable"
 nitpick_ignore_regex = [
