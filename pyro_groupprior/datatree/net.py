@@ -58,12 +58,13 @@ class NetReader:
 
     def latents(self, draws: Mapping[str, Tensor], num_chains: int) -> Variables:
         """Draws under the names of the net's tensors, and of the other latents."""
-        model, found, taken = self.model, {}, {}  # type: ignore[var-annotated]
-        wanted = [e for e in model.layout if selected(plain_name(e.name), self.include)]
+        model = self.model
+        found: Variables = {}
+        taken: dict[str, int] = {}
         named = model.layout.unpack(packed_weights(model, draws))
         for entry in model.layout:
             dims = _dims(model, entry, taken)
-            if entry in wanted:
+            if selected(plain_name(entry.name), self.include):
                 found[plain_name(entry.name)] = (dims, chained(named[entry.name], num_chains))
         for name, value in draws.items():
             if name == model.site or not selected(plain_name(name), self.include):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _BY_GROUP = {"sizes": "size", "locs": "loc", "scales": "scale", "sources": "source"}
-_NOT_TEXT = ("name", "flows", "gain", *_BY_GROUP)
+_APART = ("name", "flows", "gain", *_BY_GROUP)
 
 
 def training_groups(training: PhasedSVI | History) -> dict[str, xr.Dataset]:
@@ -64,8 +64,7 @@ def history_of(tree: xr.DataTree) -> History:
     :raises TypeError: if it is no tree.
     :raises ValueError: if it has no history.
     """
-    if not isinstance(tree, xr.DataTree):
-        raise TypeError(f"tree: expected an xarray.DataTree, got {type(tree).__name__}")
+    _check_tree(tree)
     if not {"epochs", "phases"} & set(tree.children):
         raise ValueError("tree: has no history; make it by to_datatree(..., training=svi)")
     epochs, phases = [], []
@@ -99,12 +98,16 @@ def collapse_frame_of(tree: xr.DataTree) -> pd.DataFrame:
     :raises TypeError: if it is no tree.
     :raises ValueError: if it has no such table.
     """
-    if not isinstance(tree, xr.DataTree):
-        raise TypeError(f"tree: expected an xarray.DataTree, got {type(tree).__name__}")
+    _check_tree(tree)
     if "collapse" not in tree.children:
         raise ValueError("tree: no checks for collapse; make it by to_datatree(..., training=svi)")
     frame = tree["collapse"].to_dataset().to_dataframe()
     return frame.reset_index(drop=True)
+
+
+def _check_tree(tree: xr.DataTree) -> None:
+    if not isinstance(tree, xr.DataTree):
+        raise TypeError(f"tree: expected an xarray.DataTree, got {type(tree).__name__}")
 
 
 def _epochs(records: Sequence[EpochRecord]) -> xr.Dataset:
@@ -121,7 +124,7 @@ def _phases(records: Sequence[PhaseRecord]) -> xr.Dataset:
     widest = max(record.num_groups for record in records)
     variables: dict[str, Any] = {"site": (("regroup",), np.array([r.name for r in records]))}
     for column in fields(PhaseRecord):
-        if column.name not in _NOT_TEXT:
+        if column.name not in _APART:
             values = np.array([getattr(record, column.name) for record in records])
             variables[column.name] = (("regroup",), values)
     gains = [math.nan if record.gain is None else record.gain for record in records]
@@ -146,7 +149,7 @@ def _phase(data: xr.Dataset, number: int) -> PhaseRecord:
     values: dict[str, Any] = {
         column.name: row[column.name].item()
         for column in fields(PhaseRecord)
-        if column.name not in _NOT_TEXT
+        if column.name not in _APART
     }
     for name, label in _BY_GROUP.items():
         values[name] = tuple(row[label].values[:groups].tolist())
