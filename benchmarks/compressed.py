@@ -44,6 +44,7 @@ class Plan:
     :param int epochs: Of the plain net's training, and of each step of Deep Compression (``fine``),
         after sharing by k-means (``after``), of gradual pruning and after it (``recovery``).
     :param training: Of plain nets.
+    :param float smoothing: Of the labels, while nets are pruned.
     :param float after_rate: Learning rate of the values that k-means has found, by Adam.
     :param deep: Shares of the weights that stay, one after the other.
     :param gradual: Shares of the weights that stay.
@@ -63,6 +64,7 @@ class Plan:
     recipe: Recipe
     sharing: Sharing
     training: plain.Training = field(default_factory=plain.Training)
+    smoothing: float = 0.0
     after_rate: float = 1e-4
     clusters: int = 16
     units: Mapping[str, float] = field(default_factory=dict)
@@ -85,18 +87,27 @@ class Plan:
             *(f"shared {self.ablated:g} {name}" for name in self.ablation),
         ]
 
+    def deeply(self) -> list[Any]:
+        """List what nets depend on that Deep Compression has pruned."""
+        return [self.fine, self.deep, *filter(None, [self.smoothing])]
+
+    def gradually(self) -> list[Any]:
+        """List what nets depend on that were pruned in many steps."""
+        smoothing = filter(None, [self.smoothing])
+        return [self.pruning, self.recovery, plain.EVERY, *self.units.items(), *smoothing]
+
     def settings(self) -> dict[str, Any]:
         """List all that results depend on, by kind."""
         first = [self.epochs, astuple(self.training)]
         shared = [*first, self.after, self.after_rate, self.clusters]
-        gradual = [*first, self.pruning, self.recovery, plain.EVERY, *self.units.items()]
+        gradual = [*first, *self.gradually()]
         ours = [*gradual, astuple(self.recipe), shared_nets.FAST, self.draws]
         ablation = [astuple(how) for how in self.ablation.values()]
         return {
             "fp32": first,
             "int8": first,
             "kmeans": shared,
-            "deep": [*shared, self.fine, self.deep],
+            "deep": [*shared, *self.deeply()],
             "gradual": [*gradual, *shared],
             "posterior": ours,
             "shared": [*ours, astuple(self.sharing), ablation],
@@ -132,22 +143,20 @@ class Study:
 
         def make() -> nn.Module:
             net = self.pruned(before[-1]) if before else self.plain()
-            return plain.prune(net, [share], self.loader, self.plan.fine, self.plan.training)
+            how = self.plan.training, self.plan.smoothing
+            return plain.prune(net, [share], self.loader, self.plan.fine, *how)
 
-        return self._kept(f"pruned {share:g}", [self.plan.fine, self.plan.deep], make)
+        return self._kept(f"pruned {share:g}", self.plan.deeply(), make)
 
     def gradual(self, share: float) -> nn.Module:
         """Prune the plain net in many steps."""
         plan = self.plan
-        epochs = plan.pruning, plan.recovery
 
         def make() -> nn.Module:
-            return plain.prune_gradually(
-                self.plain(), share, self.loader, *epochs, plan.training, plan.units
-            )
+            how = plan.pruning, plan.recovery, plan.training, plan.units, plan.smoothing
+            return plain.prune_gradually(self.plain(), share, self.loader, *how)
 
-        settings = [*epochs, plain.EVERY, *plan.units.items()]
-        return self._kept(f"gradual {share:g}", settings, make)
+        return self._kept(f"gradual {share:g}", plan.gradually(), make)
 
     def posterior(
         self, share: float, recipe: Recipe | None = None
@@ -162,9 +171,7 @@ class Study:
             shared_nets.train_posterior(model, guide, self.loader, recipe)
             return both
 
-        epochs = self.plan.pruning, self.plan.recovery
-        settings = [*epochs, plain.EVERY, *self.plan.units.items()]
-        settings += [astuple(recipe), shared_nets.FAST]
+        settings = [*self.plan.gradually(), astuple(recipe), shared_nets.FAST]
         self._kept(f"posterior {share:g}", settings, make, both)
         return model, guide
 

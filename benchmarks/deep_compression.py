@@ -62,10 +62,12 @@ def train(
     epochs: int,
     how: Training,
     masks: Masks | Callable[[int], Masks] | None = None,
+    smoothing: float = 0.0,
 ) -> None:
     """Train a net; pruned weights stay at 0.
 
     :param masks: Which weights are not pruned; or a function that says so before a step.
+    :param float smoothing: Of the labels.
     """
     optimizer = how.optimizer(net)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
@@ -75,7 +77,7 @@ def train(
             present = masks(schedule.last_epoch) if callable(masks) else masks or {}
             _apply(net, present)
             optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
+            F.cross_entropy(net(x), y, label_smoothing=smoothing).backward()
             optimizer.step()
             schedule.step()
             _apply(net, present)
@@ -100,12 +102,17 @@ def magnitude_masks(net: nn.Module, share: float) -> Masks:
 
 
 def prune(
-    net: nn.Module, shares: Iterable[float], loader: Loader, epochs: int, how: Training
+    net: nn.Module,
+    shares: Iterable[float],
+    loader: Loader,
+    epochs: int,
+    how: Training,
+    smoothing: float = 0.0,
 ) -> nn.Module:
     """Prune a copy of the net to one share after the other, and train it after each."""
     net = copy.deepcopy(net)
     for share in shares:
-        train(net, loader, epochs, how, magnitude_masks(net, share))
+        train(net, loader, epochs, how, magnitude_masks(net, share), smoothing)
     return net
 
 
@@ -117,6 +124,7 @@ def prune_gradually(
     after: int,
     how: Training,
     units: Mapping[str, float] | None = None,
+    smoothing: float = 0.0,
 ) -> nn.Module:
     """Prune a copy of the net in many small steps while it is trained (Zhu & Gupta 2018).
 
@@ -140,7 +148,7 @@ def prune_gradually(
             )
         return masks
 
-    train(net, loader, epochs + after, how, present)
+    train(net, loader, epochs + after, how, present, smoothing)
     return net
 
 

@@ -36,6 +36,7 @@ PLAN = compressed.Plan(
     recovery=25,
     deep=(0.3, 0.1, 0.05, 0.03),
     gradual=(0.05, 0.03, 0.025),
+    smoothing=0.1,
     units={"5": 0.3},  # of 500 in the first dense layer
     recipe=RECIPE,
     sharing=SHARING,
