@@ -24,7 +24,7 @@ from benchmarks.shared_nets import Recipe, Sharing
 
 SEEDS = 3
 RECIPE = Recipe(temperature=0.3, epochs=3, rate=5e-4, width=0.05)
-SHARING = Sharing(bits=1.0)
+SHARING = Sharing(bits=0.3)
 PLAN = compressed.Plan(
     "lenet",
     images.LeNet,
